@@ -1,0 +1,129 @@
+//! Group commit: while one transaction is under way, the next batch gathers. A request that is alone waits for nobody,
+//! and there is no timer.
+//!
+//! The committer is a task of its own that is never cancelled: dropping a caller's future doesn't stop its write, and a
+//! statement is never left half sent on a connection.
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use crate::ports::store::StoreError;
+
+/// A request that waits to be committed, and the way back to its caller.
+pub struct Pending<Req, Resp> {
+    /// What is asked.
+    pub request: Req,
+    weight: usize,
+    answer: oneshot::Sender<Result<Resp, StoreError>>,
+}
+
+impl<Req, Resp> Pending<Req, Resp> {
+    /// Answers the caller, who may have gone.
+    pub fn answer(self, result: Result<Resp, StoreError>) {
+        let _ = self.answer.send(result);
+    }
+
+    /// Splits into the request and what answers it.
+    pub fn into_parts(self) -> (Req, Answer<Resp>) {
+        (self.request, Answer(self.answer))
+    }
+}
+
+/// The way back to a caller.
+pub struct Answer<Resp>(oneshot::Sender<Result<Resp, StoreError>>);
+
+impl<Resp> Answer<Resp> {
+    /// Answers the caller, who may have gone.
+    pub fn send(self, result: Result<Resp, StoreError>) {
+        let _ = self.0.send(result);
+    }
+}
+
+/// The callers' end.
+pub struct Group<Req, Resp> {
+    requests: mpsc::Sender<Pending<Req, Resp>>,
+}
+
+impl<Req, Resp> Clone for Group<Req, Resp> {
+    fn clone(&self) -> Self {
+        Self { requests: self.requests.clone() }
+    }
+}
+
+/// The committers' end; several may share it.
+pub struct Gather<Req, Resp> {
+    requests: Mutex<mpsc::Receiver<Pending<Req, Resp>>>,
+    weight_max: usize,
+}
+
+/// A group of which at most `capacity` requests wait, and whose batches weigh `weight_max` at most (but for one request
+/// that alone weighs more).
+pub fn group<Req, Resp>(capacity: usize, weight_max: usize) -> (Group<Req, Resp>, Gather<Req, Resp>) {
+    let (sender, receiver) = mpsc::channel(capacity);
+    (Group { requests: sender }, Gather { requests: Mutex::new(receiver), weight_max })
+}
+
+impl<Req, Resp> Group<Req, Resp> {
+    /// Has a request committed, or refuses it at once if too many wait. For what comes from outside.
+    ///
+    /// # Errors
+    /// [`StoreError::Overloaded`]; what the commit answers; [`StoreError::Unavailable`] when the store is closed.
+    pub async fn offer(&self, request: Req, weight: usize) -> Result<Resp, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        match self.requests.try_send(Pending { request, weight, answer }) {
+            Ok(()) => answered.await.unwrap_or_else(|_| Err(closed())),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(StoreError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(closed()),
+        }
+    }
+
+    /// Has a request committed, waiting for room. For a worker's own writes, whose number is bounded already.
+    ///
+    /// # Errors
+    /// What the commit answers; [`StoreError::Unavailable`] when the store is closed.
+    pub async fn commit(&self, request: Req, weight: usize) -> Result<Resp, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        match self.requests.send(Pending { request, weight, answer }).await {
+            Ok(()) => answered.await.unwrap_or_else(|_| Err(closed())),
+            Err(_) => Err(closed()),
+        }
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".to_owned())
+}
+
+impl<Req, Resp> Gather<Req, Resp> {
+    /// Waits for a request and takes with it all that wait already, up to the weight; `None` when all callers are gone.
+    pub async fn next(&self) -> Option<Vec<Pending<Req, Resp>>> {
+        let mut requests = self.requests.lock().await;
+        let first = requests.recv().await?;
+        let mut weight = first.weight;
+        let mut batch = vec![first];
+        while weight < self.weight_max {
+            match requests.try_recv() {
+                Ok(next) => {
+                    weight += next.weight;
+                    batch.push(next);
+                }
+                Err(_) => break,
+            }
+        }
+        Some(batch)
+    }
+
+    /// Takes what waits already, up to the weight, without waiting.
+    pub fn waiting(&self) -> Vec<Pending<Req, Resp>> {
+        let mut batch = Vec::new();
+        if let Ok(mut requests) = self.requests.try_lock() {
+            let mut weight = 0;
+            while weight < self.weight_max
+                && let Ok(next) = requests.try_recv()
+            {
+                weight += next.weight;
+                batch.push(next);
+            }
+        }
+        batch
+    }
+}

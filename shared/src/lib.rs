@@ -1,0 +1,22 @@
+//! What every process of `sanasr` shares: the domain's types, the table of a message's moves, the four ports, and the
+//! implementations of each. Nothing here knows HTTP.
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+pub mod bridge;
+pub mod group_commit;
+pub mod ids;
+pub mod lifecycle;
+pub mod message;
+pub mod ports;
+pub mod queue;
+pub mod recipient;
+pub mod session;
+pub mod settings;
+pub mod signals;
+pub mod store;
+pub mod telemetry;
+pub mod time;
+pub mod usage;
+pub mod user;

@@ -1,0 +1,130 @@
+//! The bridge: drives one WhatsApp session. A worker opens a link for each session that it owns.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use crate::ids::SessionId;
+use crate::message::{Content, MessageError, MessageType};
+use crate::ports::store::Awaiting;
+use crate::recipient::Recipient;
+use crate::session::{BridgeKind, Pace};
+use crate::time::Time;
+
+/// A kind of bridge: opens links.
+#[async_trait]
+pub trait Bridge: Send + Sync {
+    /// Which kind.
+    fn kind(&self) -> BridgeKind;
+
+    /// Whether WhatsApp takes the message id that we choose, so that an attempt in doubt may be repeated under it.
+    fn repeats_under_same_id(&self) -> bool;
+
+    /// The pace of a session that has set none.
+    fn default_pace(&self) -> Pace;
+
+    /// Starts to connect a session. What happens then comes as events. Dropping the link disconnects.
+    async fn open(&self, session: LinkRequest, events: mpsc::Sender<BridgeEvent>) -> Arc<dyn Link>;
+}
+
+/// What a bridge needs to know of a session.
+#[derive(Debug, Clone)]
+pub struct LinkRequest {
+    /// The session.
+    pub session: SessionId,
+    /// The number it is paired with, if it is.
+    pub paired: Option<String>,
+    /// Messages that still await receipts.
+    pub awaiting: Vec<Awaiting>,
+}
+
+/// One session's connection.
+#[async_trait]
+pub trait Link: Send + Sync {
+    /// Sends a message and waits for WhatsApp's acknowledgement. It may take arbitrarily long: the caller limits it, and a
+    /// call given up is in doubt. Calls for different recipients may run side by side.
+    async fn send(&self, message: &SendRequest) -> Attempt;
+
+    /// Disconnects, and keeps the pairing. No event follows.
+    async fn disconnect(&self);
+
+    /// Unlinks the session.
+    async fn logout(&self);
+}
+
+/// A message for WhatsApp.
+#[derive(Debug, Clone)]
+pub struct SendRequest {
+    /// The id to send it under.
+    pub whatsapp_id: String,
+    /// To whom.
+    pub recipient: Recipient,
+    /// What it is.
+    pub kind: MessageType,
+    /// What it says.
+    pub content: Content,
+    /// The WhatsApp id of the message that it answers.
+    pub quoted: Option<String>,
+    /// The number of the attempt, from 1.
+    pub attempt: i32,
+    /// When it is worthless.
+    pub expires_at: Time,
+}
+
+/// How an attempt ended, as far as the bridge can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// WhatsApp acknowledged it.
+    Sent,
+    /// Definitely not sent; may work later.
+    Transient(MessageError),
+    /// Definitely not sent: WhatsApp restricts the account; may work when it no longer does.
+    Restricted(MessageError),
+    /// Definitely not sent, and never will be.
+    Permanent(MessageError),
+    /// Maybe sent.
+    InDoubt(MessageError),
+}
+
+/// What a session's connection does.
+#[derive(Debug)]
+pub enum BridgeEvent {
+    /// On its way (again).
+    Connecting,
+    /// A QR code to scan, and its end.
+    QrCode {
+        /// The raw text to draw.
+        code: String,
+        /// When it ends.
+        expires_at: Time,
+    },
+    /// Paired with this number.
+    Paired {
+        /// In E.164 form.
+        phone_number: String,
+    },
+    /// Ready to send.
+    Connected,
+    /// The connection is gone; the bridge tries to get it back.
+    Disconnected {
+        /// Why, in words.
+        reason: String,
+    },
+    /// Unlinked from the phone's side.
+    LoggedOut {
+        /// Why, in words.
+        reason: String,
+    },
+    /// Receipts; WhatsApp gives them again after a reconnect unless they are taken.
+    Receipts(Receipts),
+}
+
+/// Receipts from WhatsApp, and the way to say that they are safe.
+#[derive(Debug)]
+pub struct Receipts {
+    /// What came.
+    pub receipts: Vec<crate::ports::store::Receipt>,
+    /// Answered once they are stored.
+    pub taken: Option<tokio::sync::oneshot::Sender<()>>,
+}

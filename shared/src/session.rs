@@ -1,0 +1,157 @@
+//! WhatsApp sessions.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{SessionId, UserId};
+use crate::time::Time;
+
+/// The session that every user has.
+pub const DEFAULT_SESSION: &str = "default";
+/// Names that the short session endpoints use.
+const RESERVED_NAMES: &[&str] = &["status", "init", "disconnect"];
+/// How long a marked session waits before it is drained: longer than an accept under way may last, so that the accepting
+/// path needs no lock on it.
+pub const DELETE_GRACE: Duration = Duration::from_secs(10);
+
+/// What drives a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[repr(i16)]
+pub enum BridgeKind {
+    /// Behaves like WhatsApp without a phone.
+    Simulator = 0,
+}
+
+impl BridgeKind {
+    /// Every kind.
+    pub const ALL: [Self; 1] = [Self::Simulator];
+
+    /// The word the API uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Simulator => "simulator",
+        }
+    }
+
+    /// The kind that the API's word means.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.as_str() == word)
+    }
+
+    /// The kind that the database's number means.
+    pub fn from_code(code: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| *k as i16 == code)
+    }
+}
+
+/// What a session is doing. It never says `Connected` when a send would not go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(i16)]
+pub enum SessionStatus {
+    /// Not connected, and nobody tries.
+    Disconnected = 0,
+    /// On its way.
+    Connecting = 1,
+    /// A QR code waits to be scanned.
+    WaitingForScan = 2,
+    /// Ready to send.
+    Connected = 3,
+    /// Unlinked, here or on the phone: must be paired again.
+    LoggedOut = 4,
+    /// WhatsApp has banned the account.
+    Banned = 5,
+}
+
+impl SessionStatus {
+    /// Every status, in the order of the numbers.
+    pub const ALL: [Self; 6] =
+        [Self::Disconnected, Self::Connecting, Self::WaitingForScan, Self::Connected, Self::LoggedOut, Self::Banned];
+
+    /// The word the API uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected",
+            Self::Connecting => "connecting",
+            Self::WaitingForScan => "waiting_for_scan",
+            Self::Connected => "connected",
+            Self::LoggedOut => "logged_out",
+            Self::Banned => "banned",
+        }
+    }
+
+    /// The status that the database's number means.
+    pub fn from_code(code: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| *s as i16 == code)
+    }
+}
+
+/// How fast a session may send. `None` is "no limit of this kind", which is the simulator's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pace {
+    /// Messages a minute, 1 to 1,000,000.
+    pub per_minute: Option<u32>,
+    /// Messages at once after a rest, 1 to 100,000.
+    pub burst: Option<u32>,
+    /// A random extra wait before each message, up to this many milliseconds.
+    pub jitter_ms: u32,
+    /// First messages to new recipients a minute, 1 to 1,000,000.
+    pub first_contacts_per_minute: Option<u32>,
+    /// Show "typing" before a message.
+    pub typing: bool,
+}
+
+/// A session as its user sees it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// Its name, unique for its user.
+    pub name: String,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// What drives it.
+    pub bridge: BridgeKind,
+    /// What it is doing.
+    pub status: SessionStatus,
+    /// Sends nothing until resumed.
+    pub paused: bool,
+    /// More about its status, if there is more to say.
+    pub blocked_reason: Option<String>,
+    /// The number it is paired with.
+    pub phone_number: Option<String>,
+    /// The raw text of the QR code to draw, while one waits.
+    pub qr_code: Option<String>,
+    /// When that code ends.
+    pub qr_expires_at: Option<Time>,
+    /// When it connected last.
+    pub connected_at: Option<Time>,
+    /// When it sent last.
+    pub last_active_at: Option<Time>,
+    /// Messages that wait, scheduled ones too; counted every few seconds.
+    pub queued: i64,
+    /// How fast it may send.
+    pub pace: Pace,
+    /// When it was made.
+    pub created_at: Time,
+    /// When it last changed.
+    pub updated_at: Time,
+}
+
+/// Checks a new session's name.
+///
+/// # Errors
+/// What is wrong with it, in a sentence.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let sane = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(sane) {
+        return Err("A session's name has 1 to 64 characters: a to z, 0 to 9, _ and -.".to_owned());
+    }
+    if RESERVED_NAMES.contains(&name) {
+        return Err(format!("The name {name} is taken by an endpoint; choose another."));
+    }
+    Ok(())
+}

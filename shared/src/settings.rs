@@ -1,0 +1,227 @@
+//! Every setting: a flag and an environment variable of the same name. Read once, at the start; nobody else reads the
+//! environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::session::BridgeKind;
+
+/// Where things are kept.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Storage")]
+pub struct StoreSettings {
+    /// Folder for the embedded database and the generated secrets; one process at a time
+    #[arg(long, env = "SANASR_DATA_DIR", default_value = "./data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// postgres://user:password@host/database, for many processes [default: SQLite in the data dir]
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+
+    /// Connections to PostgreSQL for reading, for each process
+    #[arg(long, env = "SANASR_DATABASE_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub database_connections: u32,
+}
+
+/// The services between the processes, and what keeps their secrets.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Services")]
+pub struct ServiceSettings {
+    /// amqp://user:password@host/vhost or amqps://… [default: in process]
+    #[arg(long, env = "AMQP_URL", value_name = "URL", hide_env_values = true)]
+    pub amqp_url: Option<String>,
+
+    /// redis://host or rediss://… [default: in process]
+    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
+    pub redis_url: Option<String>,
+
+    /// Any text of 32 characters or more; signs tokens and encrypts pairing state [default: generated into the data dir]
+    #[arg(long, env = "SANASR_SECRET_KEY", value_name = "TEXT", hide_env_values = true)]
+    pub secret_key: Option<String>,
+
+    /// What kind of queues RabbitMQ makes: classic, or quorum for replicated clusters
+    #[arg(long, env = "SANASR_QUEUE_TYPE", default_value = "classic", value_name = "KIND")]
+    pub queue_type: QueueType,
+}
+
+/// The kinds of queues that RabbitMQ can make for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QueueType {
+    /// Durable and lazy: no memory per waiting job.
+    Classic,
+    /// Replicated.
+    Quorum,
+}
+
+/// The HTTP API.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "HTTP")]
+pub struct HttpSettings {
+    /// Address of the API; a worker without it serves no health and metrics [default: 127.0.0.1:8080; worker: none]
+    #[arg(long, env = "SANASR_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+
+    /// Address of a listener of its own for /metrics [default: on the API's address]
+    #[arg(long, env = "SANASR_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// Largest JSON body, in bytes
+    #[arg(long, env = "SANASR_BODY_LIMIT", default_value_t = 1 << 20, value_name = "BYTES")]
+    pub body_limit: usize,
+
+    /// Largest body of a batch, in bytes
+    #[arg(long, env = "SANASR_BATCH_BODY_LIMIT", default_value_t = 16 << 20, value_name = "BYTES")]
+    pub batch_body_limit: usize,
+
+    /// Open connections, at most; more wait
+    #[arg(long, env = "SANASR_CONNECTION_LIMIT", default_value_t = 10_000, value_name = "N")]
+    pub connection_limit: usize,
+}
+
+/// Accepting messages.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Accepting")]
+pub struct AcceptSettings {
+    /// Waiting messages, at most; past it sends are answered 503
+    #[arg(long, env = "SANASR_BACKLOG_LIMIT", default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    pub backlog_limit: i64,
+
+    /// Share of the backlog that one user may hold, in percent
+    #[arg(long, env = "SANASR_BACKLOG_USER_PERCENT", default_value_t = 25, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub backlog_user_percent: u8,
+
+    /// Messages a day for a user that is made without a limit of its own
+    #[arg(long, env = "SANASR_DEFAULT_MAX_MESSAGES_PER_DAY", default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    pub default_max_messages_per_day: i64,
+
+    /// The bridge of a session that is made without one
+    #[arg(long, env = "SANASR_DEFAULT_BRIDGE", default_value = "simulator", value_name = "BRIDGE")]
+    pub default_bridge: BridgeKind,
+}
+
+/// The first admin.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "First admin")]
+pub struct AdminSettings {
+    /// Name of the admin that is made when no user exists
+    #[arg(long, env = "SANASR_ADMIN_USERNAME", default_value = "admin", value_name = "NAME")]
+    pub admin_username: String,
+
+    /// Its password [default: generated and printed once]
+    #[arg(long, env = "SANASR_ADMIN_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
+    pub admin_password: Option<String>,
+}
+
+/// Sending.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sending")]
+pub struct WorkerSettings {
+    /// How long a worker keeps its sessions without renewal
+    #[arg(long, env = "SANASR_LEASE", default_value = "10s", value_name = "DURATION", value_parser = parse_lease)]
+    pub lease: Duration,
+
+    /// Messages of one session that are being sent at once, at most
+    #[arg(long, env = "SANASR_SESSION_PLACES", default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub session_places: u32,
+
+    /// How long to wait for WhatsApp's acknowledgement before a message is in doubt
+    #[arg(long, env = "SANASR_SEND_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = parse_positive)]
+    pub send_timeout: Duration,
+
+    /// How long events are kept
+    #[arg(long, env = "SANASR_KEEP_EVENTS", default_value = "24h", value_name = "DURATION", value_parser = parse_positive)]
+    pub keep_events: Duration,
+
+    /// How long messages are kept after they were accepted, once they have ended [default: for ever]
+    #[arg(long, env = "SANASR_KEEP_MESSAGES", value_name = "DURATION", value_parser = parse_positive)]
+    pub keep_messages: Option<Duration>,
+}
+
+/// The simulated WhatsApp.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Simulator")]
+pub struct SimulatorSettings {
+    /// How long until the simulator scans its own QR code
+    #[arg(long, env = "SANASR_SIMULATOR_SCAN_AFTER", default_value = "2s", value_name = "DURATION", value_parser = parse_duration)]
+    pub simulator_scan_after: Duration,
+
+    /// File to which every message that the simulated WhatsApp receives is appended as a line of JSON
+    #[arg(long, env = "SANASR_SIMULATOR_LEDGER", value_name = "FILE")]
+    pub simulator_ledger: Option<PathBuf>,
+}
+
+/// Logs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Logs")]
+pub struct LogSettings {
+    /// What to log: a level, or directives such as info,sqlx=warn
+    #[arg(long, env = "SANASR_LOG", default_value = "info,sqlx=warn,lapin=error", value_name = "FILTER")]
+    pub log: String,
+
+    /// text or json
+    #[arg(long, env = "SANASR_LOG_FORMAT", default_value = "auto", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people, with colours on a terminal.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// Reads a duration such as `100ms`, `2s`, `15m`, `24h` or `30d`.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| "write a duration as 100ms, 2s, 15m, 24h or 30d".to_owned())?;
+    let ms = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        "d" => Some(86_400_000),
+        _ => None,
+    };
+    let ms = ms.and_then(|unit: u64| number.checked_mul(unit)).filter(|ms| *ms <= 10 * 365 * 86_400_000);
+    ms.map(Duration::from_millis).ok_or_else(|| "write a duration as 100ms, 2s, 15m, 24h or 30d".to_owned())
+}
+
+fn parse_positive(text: &str) -> Result<Duration, String> {
+    parse_duration(text).and_then(|d| if d.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(d) })
+}
+
+/// A lease shorter than this is lost to an ordinary pause of a busy machine.
+const LEASE_MIN: Duration = Duration::from_secs(1);
+
+fn parse_lease(text: &str) -> Result<Duration, String> {
+    parse_duration(text).and_then(|d| if d < LEASE_MIN { Err("must be at least 1s".to_owned()) } else { Ok(d) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        assert_eq!(parse_duration("100ms"), Ok(Duration::from_millis(100)));
+        assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(parse_duration("0s"), Ok(Duration::ZERO));
+        for wrong in ["", "5", "s", "-1s", "1.5s", "1 s", "99999999999999999999s", "18446744073709551615h", "5000000d"]
+        {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_positive("0s").is_err());
+        assert!(parse_lease("999ms").is_err());
+    }
+}

@@ -1,0 +1,50 @@
+//! Logs and metrics.
+//!
+//! Logs carry ids as fields, never secrets, and a message's text at `debug` at most.
+
+use std::io::IsTerminal;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::{LogFormat, LogSettings};
+
+/// Starts writing logs, to standard error.
+///
+/// # Errors
+/// What is wrong with the filter.
+pub fn init_logs(settings: &LogSettings) -> Result<(), String> {
+    let filter = EnvFilter::builder().parse(&settings.log).map_err(|e| format!("SANASR_LOG: {e}"))?;
+    let json = match settings.log_format {
+        LogFormat::Auto | LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let done = if json {
+        builder.json().flatten_event(true).with_current_span(false).try_init()
+    } else {
+        builder.with_ansi(terminal).with_target(false).try_init()
+    };
+    done.map_err(|e| format!("can't start logging: {e}"))
+}
+
+/// Starts counting; the handle renders what was counted in Prometheus's text format.
+///
+/// # Errors
+/// If something else counts already.
+pub fn init_metrics() -> Result<PrometheusHandle, String> {
+    use metrics_exporter_prometheus::Matcher;
+    /// Seconds: from a lone commit to a slow bridge.
+    const LATENCY: &[f64] =
+        &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+    const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+    let set = |e: metrics_exporter_prometheus::BuildError| e.to_string();
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), LATENCY)
+        .map_err(set)?
+        .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), SIZES)
+        .map_err(set)?
+        .install_recorder()
+        .map_err(set)
+}
