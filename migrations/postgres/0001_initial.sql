@@ -42,7 +42,7 @@ CREATE TABLE workers (
 
 -- Who sweeps, promotes and counts: one row.
 CREATE TABLE housekeeper (
-    only   boolean PRIMARY KEY DEFAULT true CHECK (only),
+    one    boolean PRIMARY KEY DEFAULT true CHECK (one),
     worker uuid,
     until  bigint  NOT NULL
 );
