@@ -1,1 +1,2 @@
 //! conformance
+pub mod bridge;
