@@ -4,7 +4,9 @@
 //! The committer is a task of its own that is never cancelled: dropping a caller's future doesn't stop its write, and a
 //! statement is never left half sent on a connection.
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::ports::store::StoreError;
@@ -43,11 +45,12 @@ impl<Resp> Answer<Resp> {
 pub struct Group<Req, Resp> {
     requests: mpsc::Sender<Pending<Req, Resp>>,
     closed: CancellationToken,
+    bell: Option<Arc<Notify>>,
 }
 
 impl<Req, Resp> Clone for Group<Req, Resp> {
     fn clone(&self) -> Self {
-        Self { requests: self.requests.clone(), closed: self.closed.clone() }
+        Self { requests: self.requests.clone(), closed: self.closed.clone(), bell: self.bell.clone() }
     }
 }
 
@@ -64,7 +67,18 @@ pub fn group<Req, Resp>(capacity: usize, weight_max: usize) -> (Group<Req, Resp>
     let (sender, receiver) = mpsc::channel(capacity);
     let closed = CancellationToken::new();
     let gather = Gather { requests: Mutex::new(receiver), closed: closed.clone(), weight_max };
-    (Group { requests: sender, closed }, gather)
+    (Group { requests: sender, closed, bell: None }, gather)
+}
+
+/// A [`group`] that rings with each request: for a committer that gathers from several, by [`Gather::waiting`].
+pub fn ringing_group<Req, Resp>(
+    capacity: usize,
+    weight_max: usize,
+    bell: Arc<Notify>,
+) -> (Group<Req, Resp>, Gather<Req, Resp>) {
+    let (mut group, gather) = group(capacity, weight_max);
+    group.bell = Some(bell);
+    (group, gather)
 }
 
 impl<Req, Resp> Group<Req, Resp> {
@@ -80,7 +94,10 @@ impl<Req, Resp> Group<Req, Resp> {
     pub async fn offer(&self, request: Req, weight: usize) -> Result<Resp, StoreError> {
         let (answer, answered) = oneshot::channel();
         match self.requests.try_send(Pending { request, weight, answer }) {
-            Ok(()) => answered.await.unwrap_or_else(|_| Err(closed())),
+            Ok(()) => {
+                self.ring();
+                answered.await.unwrap_or_else(|_| Err(closed()))
+            }
             Err(mpsc::error::TrySendError::Full(_)) => Err(StoreError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(closed()),
         }
@@ -93,8 +110,17 @@ impl<Req, Resp> Group<Req, Resp> {
     pub async fn commit(&self, request: Req, weight: usize) -> Result<Resp, StoreError> {
         let (answer, answered) = oneshot::channel();
         match self.requests.send(Pending { request, weight, answer }).await {
-            Ok(()) => answered.await.unwrap_or_else(|_| Err(closed())),
+            Ok(()) => {
+                self.ring();
+                answered.await.unwrap_or_else(|_| Err(closed()))
+            }
             Err(_) => Err(closed()),
+        }
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.notify_one();
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use uuid::{NoContext, Timestamp, Uuid};
+use uuid::Uuid;
 
 use super::rows::{MessageRow, corrupt};
 use super::{Connection, dialect, event, failed};
@@ -163,10 +163,7 @@ pub(crate) async fn page(
 
 /// The lowest UUIDv7 of a time.
 pub(crate) fn first_id_at(time: Time) -> Uuid {
-    let at = u64::try_from(time.0).unwrap_or(0);
-    let timestamp = Timestamp::from_unix(NoContext, at / 1000, u32::try_from(at % 1000).unwrap_or(0) * 1_000_000);
-    let (seconds, nanos) = timestamp.to_unix();
-    uuid::Builder::from_unix_timestamp_millis(seconds * 1000 + u64::from(nanos / 1_000_000), &[0; 10]).into_uuid()
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(time.0).unwrap_or(0), &[0; 10]).into_uuid()
 }
 
 /// Cancels a message that can't have been sent and gives its unit back: `Cancelled` from its origins, `scheduled` and
