@@ -32,12 +32,8 @@ async fn make_admin(
     let password_hash = tokio::task::spawn_blocking(move || hash_password(&password))
         .await?
         .map_err(|e| anyhow::anyhow!("the admin's password can't be hashed: {e}"))?;
-    let user = NewUser {
-        username: admin.admin_username.clone(),
-        password_hash,
-        is_staff: true,
-        max_messages_per_day: None,
-    };
+    let user =
+        NewUser { username: admin.admin_username.clone(), password_hash, is_staff: true, max_messages_per_day: None };
     match store.create_user(&user, bridge).await {
         Ok(user) => Ok(Some((user, generated))),
         // Another process was faster.

@@ -394,25 +394,27 @@ fn check_database_url(url: &str) -> anyhow::Result<()> {
 }
 
 fn make_data_dir(path: &Path) -> anyhow::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
-        format!("can't make the data dir {}; choose another with SANASR_DATA_DIR", path.display())
-    })
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("can't make the data dir {}; choose another with SANASR_DATA_DIR", path.display()))
 }
 
 /// Locks the data dir for this process: on one machine, one process at a time has it.
 fn lock_data_dir(path: &Path) -> anyhow::Result<File> {
     make_data_dir(path)?;
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path.join("lock"))
-        .with_context(|| format!("can't write in the data dir {}; choose another with SANASR_DATA_DIR", path.display()))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock")).with_context(
+            || format!("can't write in the data dir {}; choose another with SANASR_DATA_DIR", path.display()),
+        )?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            bail!("another process uses the data dir {}; stop it, or choose another with SANASR_DATA_DIR", path.display())
+            bail!(
+                "another process uses the data dir {}; stop it, or choose another with SANASR_DATA_DIR",
+                path.display()
+            )
         }
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
     }
