@@ -73,6 +73,7 @@ CREATE TABLE sessions (
     typing                    boolean  NOT NULL DEFAULT false,
     paced_until               bigint,
     deleting_at               bigint,
+    drained_at                bigint,
     created_at                bigint   NOT NULL,
     updated_at                bigint   NOT NULL
 ) WITH (fillfactor = 70);
@@ -80,7 +81,7 @@ CREATE UNIQUE INDEX sessions_name ON sessions (user_id, name) WHERE deleting_at 
 CREATE INDEX sessions_user ON sessions (user_id, id);
 CREATE INDEX sessions_owner ON sessions (owner) WHERE owner IS NOT NULL;
 CREATE INDEX sessions_free ON sessions (id) WHERE owner IS NULL AND (wanted OR logout);
-CREATE INDEX sessions_deleting ON sessions (deleting_at) WHERE deleting_at IS NOT NULL;
+CREATE INDEX sessions_deleting ON sessions (deleting_at) WHERE deleting_at IS NOT NULL AND drained_at IS NULL;
 
 -- Without cache, and drawn after the quota row is locked: a user's order is the order of commit.
 CREATE SEQUENCE message_seq AS bigint CACHE 1;
@@ -133,13 +134,14 @@ CREATE INDEX messages_expiry ON messages (expires_at) WHERE open;
 CREATE INDEX messages_scheduled ON messages (due_at, seq) WHERE due_at IS NOT NULL AND NOT open;
 CREATE INDEX messages_dead ON messages (id) WHERE crashes > 0;
 
--- want, granted: scratch of the accepting statement, which can't return what a row was before.
+-- want, lim, granted: scratch of the accepting statement, which can't return what a row was before.
 CREATE TABLE quotas (
     user_id  bigint NOT NULL,
     day      bigint NOT NULL,
     used     bigint NOT NULL,
     accepted bigint NOT NULL,
     want     bigint NOT NULL DEFAULT 0,
+    lim      bigint,
     granted  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (user_id, day)
 ) WITH (fillfactor = 20);

@@ -1,5 +1,6 @@
 //! The two stores. What is the same text for both stands once, in `sql`, which each of them compiles for its database.
 
+pub mod postgres;
 pub mod sqlite;
 
 use crate::ports::store::StoreError;
