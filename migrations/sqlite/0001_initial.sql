@@ -81,7 +81,7 @@ CREATE UNIQUE INDEX sessions_name ON sessions (user_id, name) WHERE deleting_at 
 CREATE INDEX sessions_user ON sessions (user_id, id);
 CREATE INDEX sessions_owner ON sessions (owner) WHERE owner IS NOT NULL;
 CREATE INDEX sessions_free ON sessions (id) WHERE owner IS NULL AND (wanted OR logout);
-CREATE INDEX sessions_deleting ON sessions (deleting_at) WHERE deleting_at IS NOT NULL;
+CREATE INDEX sessions_deleting ON sessions (deleting_at) WHERE deleting_at IS NOT NULL AND drained_at IS NULL;
 
 CREATE TABLE messages (
     seq              INTEGER PRIMARY KEY AUTOINCREMENT,

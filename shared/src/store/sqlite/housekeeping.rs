@@ -16,8 +16,6 @@ use crate::time::{Time, millis};
 
 /// Sweeps count under this shard: which process swept doesn't matter here.
 const SHARD: i64 = 0;
-/// `deleting_at` of a session that is removed: its row stays as long as its messages do, which carry its name.
-const REMOVED: i64 = 0;
 /// Sessions that are drained in one transaction.
 const DRAIN_SESSIONS: i64 = 50;
 
@@ -117,7 +115,7 @@ async fn end_all(conn: &mut SqliteConnection, now: Time, rows: Vec<State>, statu
     for row in rows {
         let mut after = row.clone();
         if status.origins().contains(&row.status.0) {
-            after.end_unsent(status, None);
+            after.end_unsent(status);
         } else {
             // What is `sending` can't be cancelled: it may have been sent.
             after.end_unknown();
@@ -197,10 +195,9 @@ pub(super) async fn write_counts(conn: &mut SqliteConnection, changed: &[(Sessio
 pub(super) async fn drain_deleted(conn: &mut SqliteConnection, now: Time) -> Result<(Swept, Vec<SessionId>)> {
     let marked: Vec<(SessionId,)> = sqlx::query_as(
         "SELECT id FROM sessions INDEXED BY sessions_deleting
-        WHERE deleting_at IS NOT NULL AND deleting_at > $1 AND deleting_at <= $2 AND owner IS NULL
-        ORDER BY deleting_at LIMIT $3",
+        WHERE deleting_at IS NOT NULL AND drained_at IS NULL AND deleting_at <= $1 AND owner IS NULL
+        ORDER BY deleting_at LIMIT $2",
     )
-    .bind(REMOVED)
     .bind(before(now, DELETE_GRACE))
     .bind(DRAIN_SESSIONS)
     .fetch_all(&mut *conn)
@@ -215,12 +212,13 @@ pub(super) async fn drain_deleted(conn: &mut SqliteConnection, now: Time) -> Res
             swept.more = true;
             break;
         }
+        // Its messages still show its name: the row stays as long as they do.
         sqlx::query(
-            "UPDATE sessions SET deleting_at = $2, wanted = 0, logout = 0, paired = 0, queued = 0, status = 0,
-                qr_code = NULL, qr_expires_at = NULL WHERE id = $1",
+            "UPDATE sessions SET drained_at = $2, paired = 0, queued = 0, qr_code = NULL, qr_expires_at = NULL
+            WHERE id = $1",
         )
         .bind(session)
-        .bind(REMOVED)
+        .bind(now)
         .execute(&mut *conn)
         .await
         .map_err(failed)?;
@@ -304,10 +302,10 @@ async fn retire_messages(conn: &mut SqliteConnection, bound: Time) -> Result<boo
     .await
     .map_err(failed)?;
     sqlx::query(
-        "DELETE FROM sessions WHERE deleting_at = $1
+        "DELETE FROM sessions WHERE drained_at <= $1
             AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.session_id = sessions.id)",
     )
-    .bind(REMOVED)
+    .bind(bound)
     .execute(conn)
     .await
     .map_err(failed)?;

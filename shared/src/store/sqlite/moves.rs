@@ -59,28 +59,28 @@ macro_rules! state_columns {
 }
 
 impl State {
-    /// Ends it, or lets it go on from `Sent`: nothing is waited for any more.
-    pub(super) fn end(&mut self, status: Status, error: Option<&MessageError>) {
+    /// Nothing is waited for any more.
+    pub(super) fn end(&mut self, status: Status) {
         self.status = Stored(status);
         self.due_at = None;
         self.hold = 0;
-        self.error = error.map(text);
     }
 
-    /// Ends it where it was not sent by the attempt at hand, if there was one: with its unit back, unless an earlier
-    /// attempt may have been.
-    pub(super) fn end_unsent(&mut self, status: Status, error: Option<&MessageError>) {
+    /// Ends it where the attempt at hand, if there was one, didn't send it: with its unit back, unless an earlier one may
+    /// have.
+    pub(super) fn end_unsent(&mut self, status: Status) {
         if self.unknown_attempts > 0 {
             self.end_unknown();
         } else {
-            self.end(status, error);
+            self.end(status);
             self.refunded = true;
         }
     }
 
     /// Ends it as one that may have been sent.
     pub(super) fn end_unknown(&mut self) {
-        self.end(Status::Failed, Some(&MessageError::unknown_outcome()));
+        self.end(Status::Failed);
+        self.error = Some(text(&MessageError::unknown_outcome()));
     }
 
     fn is_media(&self) -> bool {

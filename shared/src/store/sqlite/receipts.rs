@@ -40,7 +40,7 @@ impl News {
             // No bridge gives any other.
             _ => return,
         };
-        *time = Some(time.map_or(receipt.at.0, |known| known.min(receipt.at.0)));
+        *time = earliest(*time, Some(receipt.at.0));
     }
 
     fn status(self) -> Option<Status> {
@@ -57,13 +57,18 @@ impl News {
             return None;
         }
         let mut after = row.clone();
-        after.end(status, None);
-        let delivered = self.delivered.or(self.read);
-        after.sent_at = row.sent_at.or(self.sent).or(delivered);
+        after.end(status);
+        after.error = None;
+        let delivered = earliest(self.delivered, self.read);
+        after.sent_at = row.sent_at.or(earliest(self.sent, delivered));
         after.delivered_at = row.delivered_at.or(delivered);
         after.read_at = row.read_at.or(self.read);
         Some(after)
     }
+}
+
+fn earliest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    a.into_iter().chain(b).min()
 }
 
 async fn receipts(

@@ -93,7 +93,8 @@ fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
             after.sent_at = Some(now.0);
             let status =
                 if matches!(row.status.0, Status::Sending | Status::Failed) { Status::Sent } else { row.status.0 };
-            after.end(status, None);
+            after.end(status);
+            after.error = None;
         }
         Outcome::Retry { error, after: pause, hold } => {
             after.not_sent();
@@ -102,11 +103,12 @@ fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
         }
         Outcome::Failed { error } => {
             after.not_sent();
-            after.end_unsent(Status::Failed, Some(error));
+            after.error = Some(text(error));
+            after.end_unsent(Status::Failed);
         }
         Outcome::Expired => {
             after.not_sent();
-            after.end_unsent(Status::Expired, None);
+            after.end_unsent(Status::Expired);
         }
         Outcome::InDoubt { error, after: pause } => {
             after.wait(Status::Sending, Some(later(now, *pause)), Hold::Retry as i16);
@@ -123,9 +125,9 @@ fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
                 after.not_attempted();
             }
             if after.crashes >= MAX_CRASHES {
-                let error =
-                    MessageError::internal("The message could not be processed: its session's task crashed on it.");
-                after.end_unsent(Status::Failed, Some(&error));
+                let error = MessageError::internal("Sending it failed for a reason of ours, again and again.");
+                after.error = Some(text(&error));
+                after.end_unsent(Status::Failed);
             } else {
                 let status = if *called { Status::Sending } else { Status::Accepted };
                 after.wait(status, Some(later(now, *pause)), Hold::Retry as i16);
