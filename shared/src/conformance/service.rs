@@ -18,10 +18,13 @@ pub const QUIET: Duration = Duration::from_millis(400);
 
 /// How to open an implementation of the port `P`.
 pub struct Setup<P: ?Sized> {
-    open: Box<dyn Fn(&str, &str) -> Arc<P> + Send + Sync>,
+    open: Box<Open<P>>,
     service: Option<Service>,
     deployment: String,
 }
+
+/// Opens a handle, given a URL and a deployment's id.
+type Open<P> = dyn Fn(&str, &str) -> Arc<P> + Send + Sync;
 
 struct Service {
     url: String,
