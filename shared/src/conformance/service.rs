@@ -113,6 +113,13 @@ fn split_url(url: &str) -> (&str, &str, &str) {
     (&url[..host], &url[host..end], &url[end..])
 }
 
+/// Shows what is logged, with the output of the test that fails.
+pub fn show_logs() {
+    let filter = tracing_subscriber::EnvFilter::new("off,sanasr_shared=debug");
+    // An error means that another test was first.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+}
+
 /// Waits for a condition.
 ///
 /// # Panics
