@@ -13,6 +13,7 @@ macro_rules! promises {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {
+                $crate::conformance::service::show_logs();
                 match $setup {
                     Some(setup) => $crate::conformance::$suite::$promise(&setup).await,
                     None => eprintln!("left out: there is no service to try it with"),

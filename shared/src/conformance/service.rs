@@ -18,10 +18,13 @@ pub const QUIET: Duration = Duration::from_millis(400);
 
 /// How to open an implementation of the port `P`.
 pub struct Setup<P: ?Sized> {
-    open: Box<dyn Fn(&str, &str) -> Arc<P> + Send + Sync>,
+    open: Box<Open<P>>,
     service: Option<Service>,
     deployment: String,
 }
+
+/// Opens a handle, given a URL and a deployment's id.
+type Open<P> = dyn Fn(&str, &str) -> Arc<P> + Send + Sync;
 
 struct Service {
     url: String,
@@ -108,6 +111,13 @@ fn split_url(url: &str) -> (&str, &str, &str) {
     let end = url[start..].find(['/', '?']).map_or(url.len(), |at| start + at);
     let host = url[start..end].rfind('@').map_or(start, |at| start + at + 1);
     (&url[..host], &url[host..end], &url[end..])
+}
+
+/// Shows what is logged, with the output of the test that fails.
+pub fn show_logs() {
+    let filter = tracing_subscriber::EnvFilter::new("off,sanasr_shared=debug");
+    // An error means that another test was first.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
 }
 
 /// Waits for a condition.

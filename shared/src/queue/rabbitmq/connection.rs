@@ -82,7 +82,8 @@ pub(super) async fn within<T>(
 /// # Errors
 /// What is wrong with it, without its password.
 pub(super) fn read_url(url: &str) -> Result<AMQPUri, String> {
-    let mut uri: AMQPUri = url.parse().map_err(|e: String| format!("not amqp://user:password@host/vhost: {e}"))?;
+    // The parser's error may hold the whole URL, and so the password.
+    let mut uri: AMQPUri = url.parse().map_err(|_| "not of the form amqp://user:password@host/vhost".to_owned())?;
     let host = uri.authority.host.as_str();
     // The parser takes an IPv6 address for no host, and that for localhost.
     if host.is_empty() || url.contains("@[") || url.contains("//[") {
