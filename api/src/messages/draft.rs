@@ -406,7 +406,8 @@ mod tests {
             json!({"to": "+15551234567", "type": "contact", "contact": {"name": "A", "phone": "+1 555 1234567"}}),
             json!({"to": "+15551234567", "type": "contact", "contact": {"vcard": "BEGIN:VCARD\nEND:VCARD"}}),
         ] {
-            assert!(read(body.clone()).is_ok(), "{body}: {:?}", read(body));
+            let result = read(body.clone());
+            assert!(result.is_ok(), "{body}: {result:?}");
         }
         let named = read(file(json!({"url": "https://example.org/a.png", "filename": "C:\\x\\a.png"}))).expect("good");
         assert_eq!(named.content.media.and_then(|m| m.filename).as_deref(), Some("a.png"));
