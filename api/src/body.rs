@@ -26,8 +26,8 @@ const SMALL_BYTES: usize = 64 << 10;
 const ROOM_KIB: usize = 256 << 10;
 /// How much of a body that is too large is read and thrown away, so that its sender, who writes before it reads, sees the
 /// answer; and for how long.
-const LINGER_BYTES: usize = 4 << 20;
-const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 64 << 20;
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Memory for large bodies: who finds none waits.
 pub(crate) struct BodyRoom(Arc<Semaphore>);

@@ -25,7 +25,7 @@ mod serve;
 mod sessions;
 mod state;
 #[cfg(test)]
-mod testing;
+mod tests;
 mod usage;
 
 use std::sync::Arc;

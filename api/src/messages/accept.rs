@@ -188,7 +188,7 @@ pub(crate) async fn accept(
                 item.message.session = known.id;
                 again.push(item);
             }
-            Ok(None) => answers.push((item.position, Answer::Refused(session_gone(item.position, key.as_ref())))),
+            Ok(None) => answers.push((item.position, Answer::Refused(session_gone(&item)))),
             Err(error) => answers.push((item.position, Answer::Refused(error.into()))),
         }
     }
@@ -198,7 +198,7 @@ pub(crate) async fn accept(
             Ok((more, gone)) => {
                 answers.extend(more);
                 for item in gone {
-                    answers.push((item.position, Answer::Refused(session_gone(item.position, key.as_ref()))));
+                    answers.push((item.position, Answer::Refused(session_gone(&item))));
                 }
             }
             // The other items are accepted: only these were not.
@@ -210,10 +210,8 @@ pub(crate) async fn accept(
     Ok(answers)
 }
 
-fn session_gone(position: u32, key: Option<&IdempotencyKey>) -> Problem {
-    let field =
-        if key.is_some_and(|key| key.batch) { format!("messages[{position}].session") } else { "session".to_owned() };
-    Problem::field(field, "unknown_session", NO_SESSION)
+fn session_gone(item: &Prepared) -> Problem {
+    Problem::field(format!("{}session", item.prefix), "unknown_session", NO_SESSION)
 }
 
 /// One call to the store: what became of the items, and those whose session is gone.

@@ -1,5 +1,7 @@
 //! What a client wants sent, read from JSON field by field.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sanasr_shared::ids::{MessageId, new_whatsapp_id};
@@ -8,7 +10,6 @@ use sanasr_shared::recipient::Recipient;
 use sanasr_shared::session::DEFAULT_SESSION;
 use sanasr_shared::time::Time;
 use serde_json::Value;
-use std::time::Duration;
 
 use crate::fields::{FieldErrors, Fields, TextRule};
 use crate::sessions::resolve::KnownSession;
@@ -66,6 +67,8 @@ pub(crate) struct Draft {
 #[derive(Debug, Clone)]
 pub(crate) struct Prepared {
     pub(crate) position: u32,
+    /// What stands before its fields' names.
+    pub(crate) prefix: String,
     pub(crate) session: String,
     pub(crate) known: KnownSession,
     pub(crate) message: NewMessage,
@@ -104,6 +107,7 @@ impl Draft {
         match (known, self.session, self.recipient, self.kind) {
             (Some(known), Some(session), Some(recipient), Some(kind)) if self.errors.is_empty() => Ok(Prepared {
                 position: self.position,
+                prefix: self.prefix,
                 session,
                 known,
                 message: NewMessage {
@@ -406,7 +410,8 @@ mod tests {
             json!({"to": "+15551234567", "type": "contact", "contact": {"name": "A", "phone": "+1 555 1234567"}}),
             json!({"to": "+15551234567", "type": "contact", "contact": {"vcard": "BEGIN:VCARD\nEND:VCARD"}}),
         ] {
-            assert!(read(body.clone()).is_ok(), "{body}: {:?}", read(body));
+            let result = read(body.clone());
+            assert!(result.is_ok(), "{body}: {result:?}");
         }
         let named = read(file(json!({"url": "https://example.org/a.png", "filename": "C:\\x\\a.png"}))).expect("good");
         assert_eq!(named.content.media.and_then(|m| m.filename).as_deref(), Some("a.png"));
