@@ -1,5 +1,6 @@
 //! conformance
 
+pub mod bridge;
 pub mod queue;
 pub mod service;
 pub mod signals;
