@@ -34,7 +34,9 @@ impl Receipts {
 
     /// Takes what a bridge has brought, and writes it as soon as the store has time.
     pub(crate) fn add(&mut self, mut arrived: Arrived) {
-        arrived.receipts.retain(|r| r.whatsapp_id.len() <= ID_MAX && r.whatsapp_id.bytes().all(|b| b.is_ascii_graphic()));
+        arrived
+            .receipts
+            .retain(|r| r.whatsapp_id.len() <= ID_MAX && r.whatsapp_id.bytes().all(|b| b.is_ascii_graphic()));
         self.count += arrived.receipts.len();
         self.waiting.push_back(arrived);
         self.write();

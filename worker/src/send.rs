@@ -129,7 +129,8 @@ impl Delivery {
         called.store(true, Ordering::Relaxed);
         let begun = Instant::now();
         if claimed.attempt == 1 {
-            metrics::histogram!("sanasr_accepted_to_bridge_seconds").record(now.since(claimed.created_at).as_secs_f64());
+            metrics::histogram!("sanasr_accepted_to_bridge_seconds")
+                .record(now.since(claimed.created_at).as_secs_f64());
         }
         let attempt = tokio::time::timeout(limit, link.send(&request)).await.unwrap_or_else(|_| {
             let detail = format!("WhatsApp didn't acknowledge the message within {} s.", limit.as_secs_f64());
@@ -191,6 +192,7 @@ impl Delivery {
                 }
             }
             Ok(Settled::Refused) => {
+                self.life.changes.add([claimed.id]); // it may have been written, and the answer lost
                 tracing::debug!(message = %claimed.id, session = %self.session, "has ended otherwise meanwhile");
                 Ended::Closed
             }

@@ -183,7 +183,11 @@ impl Actor {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Accept { recipient: u32, count: u32, heard: bool },
+    Accept {
+        recipient: u32,
+        count: u32,
+        heard: bool,
+    },
     End(prop::sample::Index),
     Wait(prop::sample::Index, u64),
     /// Somebody cancels a waiting message; nobody tells the actor.
