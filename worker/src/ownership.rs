@@ -12,7 +12,7 @@ use sanasr_shared::lifecycle::Backoff;
 use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::ports::store::{OwnedSession, Renewed, StoreError};
 use tokio::sync::{broadcast, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{self, AbortHandle, JoinSet};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +78,8 @@ struct Beat {
     renewed: Result<Renewed, StoreError>,
     gave: Vec<SessionId>,
     taken: Vec<OwnedSession>,
+    /// Something that goes with it failed.
+    incomplete: bool,
     begun: Instant,
 }
 
@@ -130,10 +132,10 @@ impl Owner {
                     break;
                 }
                 beat = self.beating.next() => self.beaten(beat),
-                Some(ended) = self.tasks.join_next() => {
+                Some(ended) = self.tasks.join_next_with_id() => {
                     // An error is an actor that was aborted, and is forgotten already.
-                    if let Ok(session) = ended {
-                        self.ended(session);
+                    if let Ok((task, session)) = ended {
+                        self.ended(session, task);
                     }
                 }
                 () = self.life.hurry.notified() => self.hurry(),
@@ -195,7 +197,7 @@ impl Owner {
                 Ok(renewed) => renewed,
                 Err(_) => Err(StoreError::Unavailable("no answer within the lease".to_owned())),
             };
-            let mut beat = Beat { renewed, gave: Vec::new(), taken: Vec::new(), begun };
+            let mut beat = Beat { renewed, gave: Vec::new(), taken: Vec::new(), incomplete: false, begun };
             let Ok(renewed) = &mut beat.renewed else { return beat };
             life.lease.renewed(asked, lease);
             life.contact.succeeded(asked, lease);
@@ -205,7 +207,10 @@ impl Owner {
                         renewed.sessions.retain(|session| !give.contains(&session.id));
                         beat.gave = give;
                     }
-                    Err(error) => tracing::warn!(%error, "couldn't give sessions back yet"),
+                    Err(error) => {
+                        tracing::warn!(%error, "couldn't give sessions back yet");
+                        beat.incomplete = true;
+                    }
                 }
             }
             // One that was given back because others have room isn't taken again: the share says so.
@@ -213,7 +218,10 @@ impl Owner {
             if take && room > 0 && (renewed.free > 0 || !beat.gave.is_empty()) {
                 match life.store.take(life.id, room).await {
                     Ok(taken) => beat.taken = taken,
-                    Err(error) => tracing::warn!(%error, "couldn't take sessions yet"),
+                    Err(error) => {
+                        tracing::warn!(%error, "couldn't take sessions yet");
+                        beat.incomplete = true;
+                    }
                 }
             }
             beat
@@ -239,12 +247,16 @@ impl Owner {
         if std::mem::take(&mut self.failing) {
             tracing::info!("the lease is renewed again");
         }
-        self.backoff.reset();
-        if !std::mem::take(&mut self.hurried) {
+        if beat.incomplete {
+            self.gap = self.backoff.pause();
+        } else {
+            self.backoff.reset();
+        }
+        if std::mem::take(&mut self.hurried) {
+            self.next_beat = now + self.gap;
+        } else {
             self.life.forget_echoes();
             self.next_beat = now + self.life.settings.lease / 3;
-        } else {
-            self.next_beat = now + self.gap;
         }
         if !beat.gave.is_empty() {
             tracing::info!(sessions = beat.gave.len(), "gave sessions back");
@@ -328,8 +340,10 @@ impl Owner {
     }
 
     /// An actor has stopped: its session may be given back.
-    fn ended(&mut self, session: SessionId) {
-        if self.actors.remove(&session).is_some() {
+    fn ended(&mut self, session: SessionId, task: task::Id) {
+        // It may be owned again already, by another actor.
+        if self.actors.get(&session).is_some_and(|actor| actor.abort.id() == task) {
+            self.actors.remove(&session);
             self.stopped.insert(session);
             if !self.stopping {
                 self.hurry();

@@ -77,7 +77,8 @@ enum Kind {
     Front,
     /// The gaps that this look is for, and the ring that it may answer, too.
     Gaps(BTreeMap<i64, Cause>, Option<Cause>),
-    Round,
+    /// The ring that it answers, too, if it comes to the end.
+    Round(Option<Cause>),
 }
 
 /// A round under way: where it goes on (`None`: at the lower bound), and why another is needed afterwards.
@@ -201,7 +202,8 @@ impl Puller {
             round.begun = true;
             // Nobody is left out: a recipient may be free before its time, by a cancellation.
             let from_seq = round.at.unwrap_or(low).max(low);
-            return Some(Look { from_seq, low, cause: round.cause, held: Vec::new(), kind: Kind::Round, begun: now });
+            let kind = Kind::Round(self.fresh.take());
+            return Some(Look { from_seq, low, cause: round.cause, held: Vec::new(), kind, begun: now });
         }
         let held = self.held.keys().cloned().collect();
         if let Some(cause) = self.fresh
@@ -270,7 +272,12 @@ impl Puller {
                     }
                 }
             }
-            Kind::Round => self.round_done(look.low, look.from_seq, look.begun, pulled, met_front, now),
+            Kind::Round(fresh) => {
+                if pulled.next_seq.is_some() {
+                    self.fresh = self.fresh.or(fresh);
+                }
+                self.round_done(look.low, look.from_seq, look.begun, pulled, met_front, now);
+            }
         }
         pulled.next_seq.is_none() && !filled
     }
@@ -293,7 +300,7 @@ impl Puller {
                 }
                 self.fresh = self.fresh.or(fresh);
             }
-            Kind::Round => {}
+            Kind::Round(fresh) => self.fresh = self.fresh.or(fresh),
         }
     }
 

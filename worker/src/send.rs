@@ -192,6 +192,7 @@ impl Delivery {
                 }
             }
             Ok(Settled::Refused) => {
+                self.life.changes.add([claimed.id]); // it may have been written, and the answer lost
                 tracing::debug!(message = %claimed.id, session = %self.session, "has ended otherwise meanwhile");
                 Ended::Closed
             }

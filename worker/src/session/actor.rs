@@ -66,6 +66,7 @@ pub(crate) struct Actor<'a> {
     opening: Slot<Option<Connection>>,
     reopen: Backoff,
     open_at: Instant,
+    /// It has no pairing any more: nothing is left to do.
     unlinked: bool,
 
     doorbell: Option<(u16, Box<dyn Doorbell>)>,
@@ -125,6 +126,9 @@ impl<'a> Actor<'a> {
         tokio::pin!(sleep);
         loop {
             self.steer().await;
+            if self.unlinked && self.board.is_idle() {
+                break; // if it is wanted again, somebody takes it again
+            }
             let wake = self.wake_at();
             if sleep.deadline() != wake {
                 sleep.as_mut().reset(wake);
@@ -274,8 +278,6 @@ impl<'a> Actor<'a> {
         let now = Instant::now();
         let new = self.updates.borrow_and_update().clone();
         let could = self.may_send();
-        // Wanted again before it was given back.
-        self.unlinked &= !(new.wanted && !self.session.wanted);
         self.session = new;
         let pace = effective(self.session.pace, &*self.bridge);
         self.pacing.set(pace, now);

@@ -1,0 +1,295 @@
+//! The worker against the real embedded store and queue, with a bridge that follows a script.
+
+mod support;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sanasr_shared::message::{BlockedBy, MessageError, Status};
+use sanasr_shared::ports::bridge::{Attempt, BridgeEvent};
+use sanasr_shared::ports::store::SessionCommand;
+use sanasr_shared::session::{Pace, SessionStatus};
+
+use crate::support::{Step, World};
+
+fn error(code: &str) -> MessageError {
+    MessageError::new(code, "as the script says", true)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_goes_out_once_and_in_order() {
+    let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    let running = world.start_connected().await;
+    let recipients: Vec<String> = (0..20).map(|n| format!("+1555000{n:04}")).collect();
+    let mut ids = Vec::new();
+    for _ in 0..30 {
+        ids.extend(world.accept(recipients.iter().map(|to| world.message(to)).collect()).await);
+    }
+    let mut expected: HashMap<String, Vec<String>> = HashMap::new();
+    for id in ids {
+        let message = world.becomes(id, Status::Read).await;
+        assert!(message.sent_at.is_some() && message.attempts == 1, "{message:?}");
+        expected.entry(message.to.to_string()).or_default().push(message.whatsapp_id);
+    }
+    let mut seen: HashMap<String, Vec<String>> = HashMap::new();
+    for send in world.seen() {
+        seen.entry(send.recipient.to_string()).or_default().push(send.whatsapp_id);
+    }
+    assert_eq!(seen, expected);
+    running.stop().await;
+    let session = world.store.session(world.user, "default").await.expect("an answer").expect("a session");
+    assert_eq!(session.status, SessionStatus::Connecting, "wanted, but nobody drives it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transient_fault_is_tried_again_and_those_behind_it_wait() {
+    let world = World::new(|message| {
+        let faulty = message.recipient.as_str().ends_with("0002") && message.attempt == 1;
+        Step::Answer(if faulty { Attempt::Transient(error("connection_lost")) } else { Attempt::Sent })
+    })
+    .await;
+    let running = world.start_connected().await;
+    let ids = world.accept_to(&["+15550000002", "+15550000002", "+15550000009"]).await;
+    world.becomes(ids[2], Status::Read).await;
+    assert_eq!(world.get(ids[0]).await.blocked_by, Some(BlockedBy::Retry));
+    assert_eq!(world.get(ids[1]).await.blocked_by, Some(BlockedBy::EarlierMessage));
+    assert_eq!(world.becomes(ids[1], Status::Read).await.attempts, 1);
+    assert_eq!(world.becomes(ids[0], Status::Read).await.attempts, 2);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_doubt_is_sent_again_under_the_same_id() {
+    let world = World::new(|message| if message.attempt == 1 { Step::Hang } else { Step::Answer(Attempt::Sent) }).await;
+    let running = world.start_connected().await;
+    let id = world.accept_to(&["+15550000004"]).await[0];
+    let message = world.becomes(id, Status::Read).await;
+    assert_eq!(message.attempts, 2);
+    assert_eq!(world.times_seen(), HashMap::from([(message.whatsapp_id, 2)]));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bridge_that_cannot_repeat_never_does() {
+    let mut world = World::new(|_| Step::Hang).await;
+    world.bridge.repeats = false;
+    let running = world.start_connected().await;
+    let id = world.accept_to(&["+15550000004"]).await[0];
+    let message = world.becomes(id, Status::Failed).await;
+    assert_eq!(message.error.map(|e| e.code).as_deref(), Some(MessageError::UNKNOWN_OUTCOME));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.seen().len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_hits_one_message_only() {
+    let world = World::new(|message| {
+        if message.recipient.as_str().ends_with("0666") { Step::Panic } else { Step::Answer(Attempt::Sent) }
+    })
+    .await;
+    let running = world.start_connected().await;
+    let ids = world.accept_to(&["+15550000666", "+15550000001", "+15550000666"]).await;
+    world.becomes(ids[1], Status::Read).await;
+    let poisoned = world.becomes(ids[0], Status::Failed).await;
+    assert_eq!(poisoned.attempts, 3);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_final_and_a_restriction_is_not() {
+    let world = World::new(|message| {
+        let to = message.recipient.as_str();
+        Step::Answer(if to.ends_with("0001") {
+            Attempt::Permanent(MessageError::new("not_on_whatsapp", "nobody", false))
+        } else if to.ends_with("0007") {
+            Attempt::Restricted(error("restricted"))
+        } else {
+            Attempt::Sent
+        })
+    })
+    .await;
+    let running = world.start_connected().await;
+    let ids = world.accept_to(&["+15550000001", "+15550000007", "+15550000099"]).await;
+    world.becomes(ids[2], Status::Read).await;
+    let refused = world.becomes(ids[0], Status::Failed).await;
+    assert_eq!(refused.error.map(|e| e.code).as_deref(), Some("not_on_whatsapp"));
+    world.until("restricted", async || world.get(ids[1]).await.blocked_by == Some(BlockedBy::Restricted)).await;
+    world
+        .until("told", async || {
+            let session = world.store.session(world.user, "default").await.expect("an answer").expect("a session");
+            session.status == SessionStatus::Connected && session.blocked_reason.as_deref() == Some("restricted")
+        })
+        .await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_worker_hands_over() {
+    let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    let first = world.start_connected().await;
+    let second = world.start();
+    let ids: Vec<_> = world.accept((0..200).map(|n| world.message(&format!("+1555000{n:04}"))).collect()).await;
+    first.stop().await;
+    for id in ids {
+        world.becomes(id, Status::Read).await;
+    }
+    assert!(world.times_seen().values().all(|times| *times == 1));
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_worker_is_buried_and_its_messages_are_finished_under_the_same_id() {
+    let calls = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&calls);
+    let mut world = World::new(move |_| {
+        // The first worker's sends are seen by WhatsApp, but never acknowledged.
+        if counted.fetch_add(1, Ordering::SeqCst) < 5 { Step::Hang } else { Step::Answer(Attempt::Sent) }
+    })
+    .await;
+    world.lease = Duration::from_secs(1);
+    let first = world.start_connected().await;
+    let ids = world.accept((0..5).map(|n| world.message(&format!("+1555000{n:04}"))).collect()).await;
+    world.until("all are on their way", async || calls.load(Ordering::SeqCst) >= 5).await;
+    first.task.abort();
+    let _ = first.task.await;
+    let second = world.start();
+    for id in &ids {
+        assert_eq!(world.becomes(*id, Status::Read).await.attempts, 2);
+    }
+    assert_eq!(world.times_seen().len(), ids.len(), "no second WhatsApp id");
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_row_is_gone_begins_again() {
+    let mut world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    world.lease = Duration::from_secs(1);
+    let running = world.start_connected().await;
+    // What another worker does that declares it dead.
+    world.sql("DELETE FROM workers").await;
+    world.sql("UPDATE sessions SET owner = NULL, status = 1").await;
+    let id = world.accept_to(&["+15550000001"]).await[0];
+    world.becomes(id, Status::Read).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pausing_and_resuming_take_effect_at_once() {
+    let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    let running = world.start_connected().await;
+    world.command(SessionCommand::Pause).await;
+    let id = world.accept_to(&["+15550000001"]).await[0];
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.get(id).await.blocked_by, Some(BlockedBy::SessionPaused));
+    world.command(SessionCommand::Resume).await;
+    let begun = tokio::time::Instant::now();
+    world.becomes(id, Status::Read).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    world.command(SessionCommand::Disconnect).await;
+    world
+        .until("disconnected", async || {
+            let session = world.store.session(world.user, "default").await.expect("an answer").expect("a session");
+            session.status == SessionStatus::Disconnected
+        })
+        .await;
+    world.command(SessionCommand::Connect).await;
+    world.connected().await;
+    world.command(SessionCommand::Logout).await;
+    world
+        .until("logged out", async || {
+            let session = world.store.session(world.user, "default").await.expect("an answer").expect("a session");
+            session.status == SessionStatus::LoggedOut && session.phone_number.is_none()
+        })
+        .await;
+    world.command(SessionCommand::Connect).await;
+    world.connected().await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_sends_at_its_pace() {
+    let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    let pace = Pace { per_minute: Some(20), burst: Some(2), ..Pace::default() };
+    world.store.set_pace(world.user, "default", &pace).await.expect("an answer").expect("a session");
+    let running = world.start_connected().await;
+    let ids = world.accept_to(&["+15550000001", "+15550000002", "+15550000003"]).await;
+    world.until("it paces", async || world.get(ids[2]).await.blocked_by == Some(BlockedBy::Pacing)).await;
+    world.becomes(ids[2], Status::Read).await;
+    let at: Vec<_> = world.seen().iter().map(|s| s.at).collect();
+    assert!(at[1] - at[0] < Duration::from_millis(500));
+    assert!(at[2] - at[0] > Duration::from_millis(2_800), "{:?}", at[2] - at[0]);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_link_is_opened_again() {
+    let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    let running = world.start_connected().await;
+    let events = world.bridge.open.lock().expect("sane")[0].clone();
+    events.send(BridgeEvent::Disconnected { reason: "stream error".to_owned() }).await.expect("heard");
+    world
+        .until("not connected", async || {
+            let session = world.store.session(world.user, "default").await.expect("an answer").expect("a session");
+            session.status == SessionStatus::Connecting && session.blocked_reason.as_deref() == Some("stream error")
+        })
+        .await;
+    let id = world.accept_to(&["+15550000001"]).await[0];
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(world.get(id).await.blocked_by, Some(BlockedBy::SessionNotConnected));
+    events.send(BridgeEvent::Connected).await.expect("heard");
+    world.becomes(id, Status::Read).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scheduled_messages_go_out_when_due_and_expired_ones_do_not() {
+    let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    let running = world.start_connected().await;
+    let now = sanasr_shared::time::Time::now();
+    let mut scheduled = world.message("+15550000001");
+    scheduled.send_at = Some(now.plus(Duration::from_millis(1_500)));
+    let scheduled = world.accept(vec![scheduled]).await[0];
+    world.command(SessionCommand::Pause).await;
+    let mut short = world.message("+15550000002");
+    short.expires_at = Some(now.plus(Duration::from_millis(1_200)));
+    let short = world.accept(vec![short]).await[0];
+    world.becomes(short, Status::Expired).await;
+    world.command(SessionCommand::Resume).await;
+    world.becomes(scheduled, Status::Read).await;
+    assert_eq!(world.seen().len(), 1);
+    running.stop().await;
+}
+
+/// Not a benchmark: it says how fast it was, and fails only if that was absurd.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_up_recipient_does_not_slow_the_others() {
+    let first = Mutex::new(HashSet::new());
+    let world = World::new(move |message| {
+        let held = message.recipient.as_str().ends_with("0009");
+        first.lock().expect("sane").insert(message.whatsapp_id.clone());
+        Step::Answer(if held { Attempt::Transient(error("later")) } else { Attempt::Sent })
+    })
+    .await;
+    let running = world.start_connected().await;
+    for _ in 0..4 {
+        world.accept((0..500).map(|_| world.message("+15550000009")).collect()).await;
+    }
+    let begun = tokio::time::Instant::now();
+    let mut ids = Vec::new();
+    for n in 0..4 {
+        ids.extend(world.accept((0..500).map(|m| world.message(&format!("+1556{n:03}{m:04}"))).collect()).await);
+    }
+    for id in &ids {
+        world.becomes(*id, Status::Read).await;
+    }
+    eprintln!("{} messages read in {:?}", ids.len(), begun.elapsed());
+    let begun = tokio::time::Instant::now();
+    let id = world.accept_to(&["+15570000001"]).await[0];
+    world.becomes(id, Status::Read).await;
+    eprintln!("a new one in {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    running.stop().await;
+}
