@@ -4,7 +4,9 @@
 //! The committer is a task of its own that is never cancelled: dropping a caller's future doesn't stop its write, and a
 //! statement is never left half sent on a connection.
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use crate::ports::store::StoreError;
 
@@ -41,11 +43,12 @@ impl<Resp> Answer<Resp> {
 /// The callers' end.
 pub struct Group<Req, Resp> {
     requests: mpsc::Sender<Pending<Req, Resp>>,
+    bell: Option<Arc<Notify>>,
 }
 
 impl<Req, Resp> Clone for Group<Req, Resp> {
     fn clone(&self) -> Self {
-        Self { requests: self.requests.clone() }
+        Self { requests: self.requests.clone(), bell: self.bell.clone() }
     }
 }
 
@@ -59,7 +62,18 @@ pub struct Gather<Req, Resp> {
 /// that alone weighs more).
 pub fn group<Req, Resp>(capacity: usize, weight_max: usize) -> (Group<Req, Resp>, Gather<Req, Resp>) {
     let (sender, receiver) = mpsc::channel(capacity);
-    (Group { requests: sender }, Gather { requests: Mutex::new(receiver), weight_max })
+    (Group { requests: sender, bell: None }, Gather { requests: Mutex::new(receiver), weight_max })
+}
+
+/// A [`group`] that rings with each request: for a committer that gathers from several, by [`Gather::waiting`].
+pub fn ringing_group<Req, Resp>(
+    capacity: usize,
+    weight_max: usize,
+    bell: Arc<Notify>,
+) -> (Group<Req, Resp>, Gather<Req, Resp>) {
+    let (mut group, gather) = group(capacity, weight_max);
+    group.bell = Some(bell);
+    (group, gather)
 }
 
 impl<Req, Resp> Group<Req, Resp> {
@@ -70,7 +84,10 @@ impl<Req, Resp> Group<Req, Resp> {
     pub async fn offer(&self, request: Req, weight: usize) -> Result<Resp, StoreError> {
         let (answer, answered) = oneshot::channel();
         match self.requests.try_send(Pending { request, weight, answer }) {
-            Ok(()) => answered.await.unwrap_or_else(|_| Err(closed())),
+            Ok(()) => {
+                self.ring();
+                answered.await.unwrap_or_else(|_| Err(closed()))
+            }
             Err(mpsc::error::TrySendError::Full(_)) => Err(StoreError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(closed()),
         }
@@ -83,8 +100,17 @@ impl<Req, Resp> Group<Req, Resp> {
     pub async fn commit(&self, request: Req, weight: usize) -> Result<Resp, StoreError> {
         let (answer, answered) = oneshot::channel();
         match self.requests.send(Pending { request, weight, answer }).await {
-            Ok(()) => answered.await.unwrap_or_else(|_| Err(closed())),
+            Ok(()) => {
+                self.ring();
+                answered.await.unwrap_or_else(|_| Err(closed()))
+            }
             Err(_) => Err(closed()),
+        }
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.notify_one();
         }
     }
 }
