@@ -5,7 +5,6 @@ use proptest::prelude::*;
 
 use super::model::{Due, End, Model};
 use super::rig::{Rig, from_now, receipt};
-use crate::ids::MessageId;
 use crate::message::{Message, MessageType, NewMessage, Status};
 use crate::ports::store::*;
 use crate::time::Time;
@@ -163,11 +162,6 @@ impl Walk {
     /// The time of the messages that end at a time is over.
     pub(super) fn grow_stale(&mut self) {
         self.messages.iter_mut().for_each(|message| message.model.stale = true);
-    }
-
-    /// Ids of the messages, in the order of acceptance.
-    pub(super) fn ids(&self) -> Vec<MessageId> {
-        self.messages.iter().map(|message| message.draft.id).collect()
     }
 
     /// The first message as it stands.
