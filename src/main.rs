@@ -1,1 +1,179 @@
-fn main() {}
+//! `sanasr`: the command line.
+//!
+//! Which implementation of a port is used is decided in `roles`, and nowhere else.
+
+mod admin;
+mod bench;
+mod env_template;
+mod first_run;
+mod roles;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use sanasr_shared::settings::{
+    AcceptSettings, AdminSettings, HttpSettings, LogSettings, ServiceSettings, SimulatorSettings, StoreSettings,
+    WorkerSettings,
+};
+
+/// A queue-driven WhatsApp message dispatch service.
+///
+/// Without a command it runs everything in one process: the API, a worker, and, unless URLs of services are given, an
+/// embedded database and queue.
+#[derive(Debug, Parser)]
+#[command(name = "sanasr", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    all: AllArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the HTTP API
+    Api(ApiArgs),
+    /// Send messages
+    Worker(WorkerArgs),
+    /// Bring the database's schema up to date
+    Migrate(MigrateArgs),
+    /// Users, from the command line
+    #[command(subcommand)]
+    Admin(admin::AdminCommand),
+    /// Measure a service: one that runs, or one that is started for it
+    Bench(bench::BenchArgs),
+    /// Print every setting with its default, as an env file
+    #[command(hide = true)]
+    EnvTemplate,
+}
+
+/// Everything in one process.
+#[derive(Debug, Clone, Args)]
+struct AllArgs {
+    #[command(flatten)]
+    store: StoreSettings,
+    #[command(flatten)]
+    services: ServiceSettings,
+    #[command(flatten)]
+    http: HttpSettings,
+    #[command(flatten)]
+    accept: AcceptSettings,
+    #[command(flatten)]
+    admin: AdminSettings,
+    #[command(flatten)]
+    worker: WorkerSettings,
+    #[command(flatten)]
+    simulator: SimulatorSettings,
+    #[command(flatten)]
+    log: LogSettings,
+}
+
+#[derive(Debug, Clone, Args)]
+struct ApiArgs {
+    #[command(flatten)]
+    store: StoreSettings,
+    #[command(flatten)]
+    services: ServiceSettings,
+    #[command(flatten)]
+    http: HttpSettings,
+    #[command(flatten)]
+    accept: AcceptSettings,
+    #[command(flatten)]
+    admin: AdminSettings,
+    #[command(flatten)]
+    log: LogSettings,
+}
+
+#[derive(Debug, Clone, Args)]
+struct WorkerArgs {
+    #[command(flatten)]
+    store: StoreSettings,
+    #[command(flatten)]
+    services: ServiceSettings,
+    #[command(flatten)]
+    http: HttpSettings,
+    #[command(flatten)]
+    worker: WorkerSettings,
+    #[command(flatten)]
+    simulator: SimulatorSettings,
+    #[command(flatten)]
+    log: LogSettings,
+}
+
+#[derive(Debug, Clone, Args)]
+struct MigrateArgs {
+    #[command(flatten)]
+    store: StoreSettings,
+    #[command(flatten)]
+    log: LogSettings,
+}
+
+/// The exit code of whatever its operator must mend: a bad setting, a taken port, an unwritable folder.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    if let Err(error) = dotenvy::dotenv()
+        && !error.not_found()
+    {
+        return fail(&anyhow::anyhow!("the file .env can't be read: {error}"));
+    }
+    // An empty variable is one that isn't set: that is how compose files and env files leave things out.
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(run(cli));
+            // What hangs in a blocking call must not hold the process up.
+            runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+            result
+        }
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        None => roles::all(cli.all).await,
+        Some(Command::Api(args)) => roles::api(args).await,
+        Some(Command::Worker(args)) => roles::worker(args).await,
+        Some(Command::Migrate(args)) => roles::migrate(args).await,
+        Some(Command::Admin(command)) => admin::run(command).await,
+        Some(Command::Bench(args)) => bench::run(args).await,
+        Some(Command::EnvTemplate) => {
+            std::io::stdout().write_all(env_template::render().as_bytes())?;
+            Ok(())
+        }
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let text = format!("{error:#}").replace('\n', " ");
+    let _ = writeln!(std::io::stderr(), "sanasr: {text}");
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// Help and version as they are; anything wrong in one line.
+fn explain(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    let line: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
+    let _ = writeln!(std::io::stderr(), "sanasr: {}", line.join(" ").trim_start_matches("error: "));
+    ExitCode::from(EXIT_USAGE)
+}

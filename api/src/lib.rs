@@ -1,1 +1,104 @@
-//! x
+//! The HTTP API: routes, validation, the accepting path. `API.md` in short: what a client sees is decided here, what is
+//! true is decided by the store.
+//!
+//! What must hold: handlers are short and make one call to a port; [`problem`] is the one place that knows HTTP errors;
+//! nothing here waits for the broker or for other processes' signals before it answers.
+//!
+//! A new endpoint: a file of its own beside its like, and a line in the `routes` of its folder.
+
+mod answer;
+mod auth;
+mod backlog;
+mod body;
+mod cursor;
+mod edge;
+mod fields;
+mod health;
+mod idempotency;
+mod json;
+mod messages;
+mod problem;
+mod query;
+mod remembered;
+mod requests;
+mod serve;
+mod sessions;
+mod state;
+#[cfg(test)]
+mod testing;
+mod usage;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn;
+use sanasr_shared::ports::queue::Queue;
+use sanasr_shared::ports::signals::Signals;
+use sanasr_shared::ports::store::Store;
+use sanasr_shared::settings::{AcceptSettings, HttpSettings};
+
+use crate::edge::Entry;
+use crate::health::Health;
+use crate::problem::Problem;
+pub use crate::serve::serve;
+use crate::state::App;
+
+/// Renders the metrics in Prometheus's text format.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What the API is made of.
+pub struct Parts {
+    /// The truth.
+    pub store: Arc<dyn Store>,
+    /// The queue; only its health is looked at, as jobs are published by the store's hook.
+    pub queue: Arc<dyn Queue>,
+    /// Where changes are heard and told.
+    pub signals: Arc<dyn Signals>,
+    /// Limits of requests.
+    pub http: HttpSettings,
+    /// Limits of what may wait, and the bridge of new sessions.
+    pub accept: AcceptSettings,
+    /// What `/metrics` answers.
+    pub metrics: RenderMetrics,
+    /// This process's shard of the usage stats.
+    pub shard: i64,
+}
+
+/// What health and metrics are made of.
+pub struct OpsParts {
+    /// The database, without which nothing is ready.
+    pub store: Arc<dyn Store>,
+    /// The broker.
+    pub queue: Arc<dyn Queue>,
+    /// The signals.
+    pub signals: Arc<dyn Signals>,
+    /// What `/metrics` answers.
+    pub metrics: RenderMetrics,
+}
+
+/// The whole API. It starts tasks of its own, which end when the router and its clones are dropped: call it within a
+/// runtime.
+pub fn router(parts: Parts) -> Router {
+    let metrics = parts.http.metrics_listen.is_none().then(|| Arc::clone(&parts.metrics));
+    let health = Health::new(Arc::clone(&parts.store), Arc::clone(&parts.queue), Arc::clone(&parts.signals));
+    let app = App::start(parts);
+    let api = Router::new().merge(messages::routes()).merge(sessions::routes()).merge(usage::routes());
+    let routes = api.with_state(app.clone()).merge(health::routes(health, metrics));
+    finish(routes, Some(app))
+}
+
+/// Health and metrics alone: for a worker with an address, and for a listener of the metrics' own.
+pub fn ops_router(parts: OpsParts) -> Router {
+    let health = Health::new(parts.store, parts.queue, parts.signals);
+    finish(health::routes(health, Some(parts.metrics)), None)
+}
+
+/// What every answer has in common, around the routes.
+fn finish(routes: Router, app: Option<App>) -> Router {
+    let inner = routes
+        .fallback(async || Problem::not_found("There is no such endpoint."))
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(from_fn(edge::edge));
+    // Whatever comes falls through to the entry, as a path must be rewritten before it is routed.
+    Router::new().fallback_service(Entry::new(inner, app))
+}

@@ -42,7 +42,7 @@ CREATE TABLE workers (
 
 -- Who sweeps, promotes and counts: one row.
 CREATE TABLE housekeeper (
-    only   boolean PRIMARY KEY DEFAULT true CHECK (only),
+    one    boolean PRIMARY KEY DEFAULT true CHECK (one),
     worker uuid,
     until  bigint  NOT NULL
 );
@@ -73,6 +73,7 @@ CREATE TABLE sessions (
     typing                    boolean  NOT NULL DEFAULT false,
     paced_until               bigint,
     deleting_at               bigint,
+    drained_at                bigint,
     created_at                bigint   NOT NULL,
     updated_at                bigint   NOT NULL
 ) WITH (fillfactor = 70);
@@ -133,13 +134,14 @@ CREATE INDEX messages_expiry ON messages (expires_at) WHERE open;
 CREATE INDEX messages_scheduled ON messages (due_at, seq) WHERE due_at IS NOT NULL AND NOT open;
 CREATE INDEX messages_dead ON messages (id) WHERE crashes > 0;
 
--- want, granted: scratch of the accepting statement, which can't return what a row was before.
+-- want, lim, granted: scratch of the accepting statement, which can't return what a row was before.
 CREATE TABLE quotas (
     user_id  bigint NOT NULL,
     day      bigint NOT NULL,
     used     bigint NOT NULL,
     accepted bigint NOT NULL,
     want     bigint NOT NULL DEFAULT 0,
+    lim      bigint,
     granted  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (user_id, day)
 ) WITH (fillfactor = 20);

@@ -73,6 +73,7 @@ CREATE TABLE sessions (
     typing                    INTEGER NOT NULL DEFAULT 0,
     paced_until               INTEGER,
     deleting_at               INTEGER,
+    drained_at                INTEGER,
     created_at                INTEGER NOT NULL,
     updated_at                INTEGER NOT NULL
 ) STRICT;

@@ -4,7 +4,10 @@
 //! The committer is a task of its own that is never cancelled: dropping a caller's future doesn't stop its write, and a
 //! statement is never left half sent on a connection.
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::ports::store::StoreError;
 
@@ -41,17 +44,20 @@ impl<Resp> Answer<Resp> {
 /// The callers' end.
 pub struct Group<Req, Resp> {
     requests: mpsc::Sender<Pending<Req, Resp>>,
+    closed: CancellationToken,
+    bell: Option<Arc<Notify>>,
 }
 
 impl<Req, Resp> Clone for Group<Req, Resp> {
     fn clone(&self) -> Self {
-        Self { requests: self.requests.clone() }
+        Self { requests: self.requests.clone(), closed: self.closed.clone(), bell: self.bell.clone() }
     }
 }
 
 /// The committers' end; several may share it.
 pub struct Gather<Req, Resp> {
     requests: Mutex<mpsc::Receiver<Pending<Req, Resp>>>,
+    closed: CancellationToken,
     weight_max: usize,
 }
 
@@ -59,10 +65,28 @@ pub struct Gather<Req, Resp> {
 /// that alone weighs more).
 pub fn group<Req, Resp>(capacity: usize, weight_max: usize) -> (Group<Req, Resp>, Gather<Req, Resp>) {
     let (sender, receiver) = mpsc::channel(capacity);
-    (Group { requests: sender }, Gather { requests: Mutex::new(receiver), weight_max })
+    let closed = CancellationToken::new();
+    let gather = Gather { requests: Mutex::new(receiver), closed: closed.clone(), weight_max };
+    (Group { requests: sender, closed, bell: None }, gather)
+}
+
+/// A [`group`] that rings with each request: for a committer that gathers from several, by [`Gather::waiting`].
+pub fn ringing_group<Req, Resp>(
+    capacity: usize,
+    weight_max: usize,
+    bell: Arc<Notify>,
+) -> (Group<Req, Resp>, Gather<Req, Resp>) {
+    let (mut group, gather) = group(capacity, weight_max);
+    group.bell = Some(bell);
+    (group, gather)
 }
 
 impl<Req, Resp> Group<Req, Resp> {
+    /// Takes no more requests; those that wait are still committed.
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+
     /// Has a request committed, or refuses it at once if too many wait. For what comes from outside.
     ///
     /// # Errors
@@ -70,7 +94,10 @@ impl<Req, Resp> Group<Req, Resp> {
     pub async fn offer(&self, request: Req, weight: usize) -> Result<Resp, StoreError> {
         let (answer, answered) = oneshot::channel();
         match self.requests.try_send(Pending { request, weight, answer }) {
-            Ok(()) => answered.await.unwrap_or_else(|_| Err(closed())),
+            Ok(()) => {
+                self.ring();
+                answered.await.unwrap_or_else(|_| Err(closed()))
+            }
             Err(mpsc::error::TrySendError::Full(_)) => Err(StoreError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(closed()),
         }
@@ -83,8 +110,17 @@ impl<Req, Resp> Group<Req, Resp> {
     pub async fn commit(&self, request: Req, weight: usize) -> Result<Resp, StoreError> {
         let (answer, answered) = oneshot::channel();
         match self.requests.send(Pending { request, weight, answer }).await {
-            Ok(()) => answered.await.unwrap_or_else(|_| Err(closed())),
+            Ok(()) => {
+                self.ring();
+                answered.await.unwrap_or_else(|_| Err(closed()))
+            }
             Err(_) => Err(closed()),
+        }
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.notify_one();
         }
     }
 }
@@ -94,10 +130,17 @@ fn closed() -> StoreError {
 }
 
 impl<Req, Resp> Gather<Req, Resp> {
-    /// Waits for a request and takes with it all that wait already, up to the weight; `None` when all callers are gone.
+    /// Waits for a request and takes with it all that wait already, up to the weight; `None` when all callers are gone, or
+    /// the group is closed and nothing waits any more.
     pub async fn next(&self) -> Option<Vec<Pending<Req, Resp>>> {
         let mut requests = self.requests.lock().await;
-        let first = requests.recv().await?;
+        let first = tokio::select! {
+            first = requests.recv() => first?,
+            () = self.closed.cancelled() => {
+                requests.close();
+                requests.recv().await?
+            }
+        };
         let mut weight = first.weight;
         let mut batch = vec![first];
         while weight < self.weight_max {

@@ -77,6 +77,36 @@ where
     }
 }
 
+/// Says once that a service went away, and once that it is back, instead of at every attempt.
+#[derive(Debug)]
+pub struct Presence {
+    what: String,
+    here: Option<bool>,
+}
+
+impl Presence {
+    /// Of `what`, which nobody has looked for yet.
+    pub const fn new(what: String) -> Self {
+        Self { what, here: None }
+    }
+
+    /// It is there.
+    pub fn here(&mut self) {
+        if self.here.replace(true) != Some(true) {
+            tracing::info!("{} is connected", self.what);
+        }
+    }
+
+    /// It isn't there, and is waited for.
+    pub fn away(&mut self, error: &dyn std::fmt::Display) {
+        if self.here.replace(false) == Some(false) {
+            tracing::debug!(%error, "still waiting for {}", self.what);
+        } else {
+            tracing::warn!(%error, "waiting for {}", self.what);
+        }
+    }
+}
+
 /// A token that is cancelled at the first SIGINT or SIGTERM. A second one ends the process at once.
 ///
 /// # Errors

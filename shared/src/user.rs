@@ -118,7 +118,7 @@ mod tests {
         let key = RawApiKey::generate();
         let (id, hash) = key.stored();
         assert_eq!(RawApiKey::parse(key.as_str()), Some((id.as_str(), hash)));
-        assert_ne!(RawApiKey::generate(), key);
+        assert!(RawApiKey::generate() != key);
         assert_eq!(key.as_str().len(), "sanasr_".len() + 12 + 1 + 43);
     }
 

@@ -155,7 +155,8 @@ impl Process {
 
     /// Where it serves HTTP, such as `http://127.0.0.1:12345`, once it says so.
     pub(crate) async fn address(&mut self) -> String {
-        const SAID: &str = "listening on http://";
+        // An API is "listening on", a worker has "health and metrics on".
+        const SAID: &str = " on http://";
         let line = self.wait_for_line(SAID, seconds(30)).await;
         let host = line.split(SAID).nth(1).unwrap_or_default();
         let end = host.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').unwrap_or(host.len());

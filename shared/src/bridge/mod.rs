@@ -1,1 +1,3 @@
-//! bridge
+//! The implementations of the [`Bridge`](crate::ports::bridge::Bridge) port.
+
+pub mod simulator;

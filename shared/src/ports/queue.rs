@@ -19,7 +19,7 @@ pub trait Queue: Send + Sync {
     /// Deletes a session's queue with what is in it, if the broker can be reached.
     async fn delete(&self, session: SessionId);
 
-    /// Jobs that wait or are held, if the broker tells.
+    /// Jobs that wait at the broker, if it tells; those that a doorbell holds aren't counted.
     async fn depth(&self, session: SessionId) -> Option<u64>;
 
     /// Whether the broker can be reached.
@@ -32,8 +32,8 @@ pub trait Queue: Send + Sync {
 /// The consuming end of a session's queue. Dropping it closes it; jobs that it holds go back to the queue's head.
 #[async_trait]
 pub trait Doorbell: Send {
-    /// Waits until a job has come since the last call, or the connection was made anew. Cancel-safe. Many jobs may be one
-    /// ring.
+    /// Waits until a job has come since the last call, or consuming has begun (again): what was published before that may
+    /// have found no queue. Cancel-safe. Many jobs may be one ring.
     async fn ring(&mut self);
 
     /// A message of the session has finished while its places are full: acknowledges the oldest job held.

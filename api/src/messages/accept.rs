@@ -1,0 +1,299 @@
+//! The accepting path, which every endpoint that sends goes through.
+//!
+//! The order of things: the idempotency key, the fields, the backlog, the store. After the store's answer nothing else is
+//! awaited: the store's hook publishes the jobs.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use axum::http::header::HeaderName;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use sanasr_shared::ids::{MessageId, UserId};
+use sanasr_shared::message::{BlockedBy, Message, Status};
+use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, IdempotencyKey, StoreError};
+use sanasr_shared::time::Time;
+use serde_json::{Map, Value};
+
+use super::draft::{Draft, Form, Prepared};
+use crate::answer::Data;
+use crate::auth::Caller;
+use crate::edge::RequestId;
+use crate::fields::FieldErrors;
+use crate::idempotency;
+use crate::problem::Problem;
+use crate::sessions::resolve;
+use crate::state::App;
+
+pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// What became of an item.
+pub(crate) enum Answer {
+    Accepted(Box<Message>),
+    /// It was accepted before, under the same key.
+    Replayed(MessageId),
+    Refused(Problem),
+}
+
+/// The answer to a single message.
+pub(crate) struct Sent {
+    message: Message,
+    replayed: bool,
+}
+
+impl IntoResponse for Sent {
+    fn into_response(self) -> Response {
+        let mut response = Data::accepted(self.message).into_response();
+        if self.replayed {
+            response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
+/// Accepts a single message. `operation` is what its idempotency key is for.
+pub(crate) async fn send_one(
+    app: &App,
+    caller: Caller,
+    request_id: &RequestId,
+    headers: &HeaderMap,
+    body: Map<String, Value>,
+    form: Form,
+    operation: &str,
+) -> Result<Sent, Problem> {
+    let started = Instant::now();
+    let result = try_send_one(app, caller, request_id, headers, body, form, operation).await;
+    match &result {
+        Ok(_) => metrics::histogram!("sanasr_accept_seconds").record(started.elapsed()),
+        Err(problem) => count_refused(problem),
+    }
+    result
+}
+
+async fn try_send_one(
+    app: &App,
+    caller: Caller,
+    request_id: &RequestId,
+    headers: &HeaderMap,
+    body: Map<String, Value>,
+    form: Form,
+    operation: &str,
+) -> Result<Sent, Problem> {
+    let key = idempotency::key(headers, operation, &body, false)?;
+    if let Some(kept) = kept_under(app, caller.user, key.as_ref()).await?
+        && let Some((_, id)) = kept.first()
+    {
+        return replayed(app, caller, *id).await;
+    }
+    let draft = Draft::read(Value::Object(body), form, 0, "", Time::now());
+    let prepared = prepare(app, caller, request_id, vec![draft]).await?;
+    let mut good = Vec::with_capacity(1);
+    for item in prepared {
+        good.push(item.map_err(|(_, errors)| Problem::validation(errors))?);
+    }
+    app.backlog.check(caller.user, 1).await?;
+    match accept(app, caller.user, key, good).await?.pop() {
+        Some((_, Answer::Accepted(message))) => Ok(Sent { message: *message, replayed: false }),
+        Some((_, Answer::Replayed(id))) => replayed(app, caller, id).await,
+        Some((_, Answer::Refused(problem))) => Err(problem),
+        None => Err(Problem::internal("the store answered nothing about a message")),
+    }
+}
+
+async fn replayed(app: &App, caller: Caller, id: MessageId) -> Result<Sent, Problem> {
+    let message = app.store.message(caller.scope(), id).await?.ok_or_else(no_longer_kept)?;
+    Ok(Sent { message, replayed: true })
+}
+
+/// The message is gone before its key: retention is set that short.
+pub(crate) fn no_longer_kept() -> Problem {
+    Problem::conflict("A message was accepted under this Idempotency-Key, but it isn't kept any more.")
+}
+
+/// What was accepted under a request's key before; `None` if it has none, or a free one.
+pub(crate) async fn kept_under(
+    app: &App,
+    user: UserId,
+    key: Option<&IdempotencyKey>,
+) -> Result<Option<Vec<(u32, MessageId)>>, Problem> {
+    let Some(key) = key else { return Ok(None) };
+    match app.store.replay(user, &key.key).await? {
+        Some((hash, _)) if hash != key.hash => Err(Problem::idempotency_key_reused()),
+        Some((_, kept)) => Ok(Some(kept)),
+        None => Ok(None),
+    }
+}
+
+/// Looks up what the drafts name, and makes messages of those that are right, in their order; of the others, all that is
+/// wrong with them.
+pub(crate) async fn prepare(
+    app: &App,
+    caller: Caller,
+    request_id: &RequestId,
+    mut drafts: Vec<Draft>,
+) -> Result<Vec<Result<Prepared, (u32, FieldErrors)>>, Problem> {
+    let quoted: HashSet<_> = drafts.iter().filter_map(|draft| draft.reply_to).collect();
+    if !quoted.is_empty() {
+        let ids: Vec<_> = quoted.into_iter().collect();
+        let found = app.store.messages(caller.scope(), &ids).await?;
+        let found: HashSet<_> = found.into_iter().map(|message| message.id).collect();
+        for draft in &mut drafts {
+            if draft.reply_to.is_some_and(|id| !found.contains(&id)) {
+                draft.fail("reply_to", "unknown_message", "There is no such message.");
+            }
+        }
+    }
+    let mut sessions = HashMap::new();
+    let mut prepared = Vec::with_capacity(drafts.len());
+    for mut draft in drafts {
+        let mut known = None;
+        if let Some(name) = &draft.session {
+            known = match sessions.get(name) {
+                Some(known) => *known,
+                None => {
+                    let found = resolve::session(app, caller.user, name).await?;
+                    sessions.insert(name.clone(), found);
+                    found
+                }
+            };
+            if known.is_none() {
+                draft.fail("session", "unknown_session", NO_SESSION);
+            }
+        }
+        let position = draft.position;
+        prepared.push(draft.finish(known, request_id.as_str()).map_err(|errors| (position, errors)));
+    }
+    Ok(prepared)
+}
+
+const NO_SESSION: &str = "There is no such session.";
+
+/// Has messages accepted. Items whose session has gone meanwhile are tried once more with what its name means now.
+pub(crate) async fn accept(
+    app: &App,
+    user: UserId,
+    key: Option<IdempotencyKey>,
+    prepared: Vec<Prepared>,
+) -> Result<Vec<(u32, Answer)>, StoreError> {
+    let (mut answers, gone) = accept_once(app, user, key.clone(), prepared).await?;
+    if gone.is_empty() {
+        return Ok(answers);
+    }
+    let mut again = Vec::new();
+    for mut item in gone {
+        resolve::forget(app, user, &item.session);
+        match resolve::session(app, user, &item.session).await {
+            Ok(Some(known)) => {
+                item.known = known;
+                item.message.session = known.id;
+                again.push(item);
+            }
+            Ok(None) => answers.push((item.position, Answer::Refused(session_gone(item.position, key.as_ref())))),
+            Err(error) => answers.push((item.position, Answer::Refused(error.into()))),
+        }
+    }
+    if !again.is_empty() {
+        let positions: Vec<_> = again.iter().map(|item| item.position).collect();
+        match accept_once(app, user, key.clone(), again).await {
+            Ok((more, gone)) => {
+                answers.extend(more);
+                for item in gone {
+                    answers.push((item.position, Answer::Refused(session_gone(item.position, key.as_ref()))));
+                }
+            }
+            // The other items are accepted: only these were not.
+            Err(error) => {
+                answers.extend(positions.into_iter().map(|position| (position, Answer::Refused(error.clone().into()))))
+            }
+        }
+    }
+    Ok(answers)
+}
+
+fn session_gone(position: u32, key: Option<&IdempotencyKey>) -> Problem {
+    let field =
+        if key.is_some_and(|key| key.batch) { format!("messages[{position}].session") } else { "session".to_owned() };
+    Problem::field(field, "unknown_session", NO_SESSION)
+}
+
+/// One call to the store: what became of the items, and those whose session is gone.
+async fn accept_once(
+    app: &App,
+    user: UserId,
+    key: Option<IdempotencyKey>,
+    prepared: Vec<Prepared>,
+) -> Result<(Vec<(u32, Answer)>, Vec<Prepared>), StoreError> {
+    let items: Vec<_> = prepared.iter().map(|item| (item.position, item.message.clone())).collect();
+    let outcomes = app.store.accept(AcceptRequest { user, key, items }).await?;
+    if outcomes.len() != prepared.len() {
+        return Err(StoreError::Internal("accept answered about another number of messages".to_owned()));
+    }
+    let mut answers = Vec::with_capacity(prepared.len());
+    let mut gone = Vec::new();
+    let mut accepted = 0;
+    for (item, outcome) in prepared.into_iter().zip(outcomes) {
+        let position = item.position;
+        let answer = match outcome {
+            AcceptOutcome::Accepted { created_at } => {
+                accepted += 1;
+                Answer::Accepted(Box::new(accepted_message(user, item, created_at)))
+            }
+            AcceptOutcome::Replayed(id) => Answer::Replayed(id),
+            AcceptOutcome::KeyReused => Answer::Refused(Problem::idempotency_key_reused()),
+            AcceptOutcome::QuotaExceeded(quota) => Answer::Refused(Problem::quota_exceeded(&quota, Time::now())),
+            // The same as for a key of a user who was deactivated a second ago.
+            AcceptOutcome::UserInactive => Answer::Refused(Problem::unauthenticated()),
+            AcceptOutcome::Invalid(detail) => Answer::Refused(StoreError::Invalid(detail).into()),
+            AcceptOutcome::SessionGone => {
+                gone.push(item);
+                continue;
+            }
+        };
+        answers.push((position, answer));
+    }
+    if accepted > 0 {
+        app.backlog.accepted(user, accepted);
+        metrics::counter!("sanasr_accepted_total").increment(accepted as u64);
+    }
+    Ok((answers, gone))
+}
+
+/// The message as it is now, without reading it back.
+fn accepted_message(user: UserId, item: Prepared, created_at: Time) -> Message {
+    let new = item.message;
+    let status = new.initial_status();
+    let expires_at = new.expires_at(created_at);
+    Message {
+        id: new.id,
+        user_id: user,
+        session: item.session,
+        bridge: item.known.bridge,
+        to: new.recipient,
+        kind: new.kind,
+        text: new.content.text,
+        media: new.content.media,
+        location: new.content.location,
+        contact: new.content.contact,
+        caption: new.content.caption,
+        reply_to: new.reply_to,
+        status,
+        error: None,
+        blocked_by: (status == Status::Scheduled).then_some(BlockedBy::Scheduled),
+        reference: new.reference,
+        attempts: 0,
+        whatsapp_id: new.whatsapp_id,
+        replayed_from: new.replayed_from,
+        created_at,
+        send_at: new.send_at,
+        expires_at,
+        sent_at: None,
+        delivered_at: None,
+        read_at: None,
+        updated_at: created_at,
+    }
+}
+
+/// Counts a send, or an item of a batch, that was refused.
+pub(crate) fn count_refused(problem: &Problem) {
+    metrics::counter!("sanasr_refused_total", "code" => problem.code().as_str()).increment(1);
+}

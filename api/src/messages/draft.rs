@@ -1,0 +1,501 @@
+//! What a client wants sent, read from JSON field by field.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sanasr_shared::ids::{MessageId, new_whatsapp_id};
+use sanasr_shared::message::{Contact, Content, Location, MAX_LIFE, Media, MessageType, NewMessage};
+use sanasr_shared::recipient::Recipient;
+use sanasr_shared::session::DEFAULT_SESSION;
+use sanasr_shared::time::Time;
+use serde_json::Value;
+use std::time::Duration;
+
+use crate::fields::{FieldErrors, Fields, TextRule};
+use crate::sessions::resolve::KnownSession;
+
+const TEXT: TextRule = TextRule::lines(4_096);
+const CAPTION: TextRule = TextRule::lines(1_024);
+const REFERENCE: TextRule = TextRule::line(255);
+const URL: TextRule = TextRule::line(2_048);
+const FILENAME: TextRule = TextRule::line(255);
+const MIME_TYPE: TextRule = TextRule::line(127);
+const NAME: TextRule = TextRule::line(255);
+const ADDRESS: TextRule = TextRule::lines(1_024);
+const VCARD: TextRule = TextRule::lines(16_384);
+/// Characters of the name of a session that can exist; what is longer needn't be looked up.
+const SESSION: TextRule = TextRule::line(64);
+/// The largest file, in bytes.
+const FILE_MAX: usize = 16 << 20;
+/// How far a client's clock may be behind ours: a `send_at` this little in the past means "now".
+const CLOCK_SKEW: Duration = Duration::from_secs(5);
+
+const MEDIA_TYPES: [MessageType; 5] =
+    [MessageType::Image, MessageType::Video, MessageType::Audio, MessageType::Document, MessageType::Sticker];
+
+/// The forms in which a message may be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `POST /messages` and the items of a batch.
+    Full,
+    /// `POST /messages/send-text`.
+    Text,
+    /// `POST /messages/send-media`.
+    Media,
+}
+
+/// A message as far as it could be read. What could not is in `errors`; with none, [`Draft::finish`] makes a message.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    /// Its position in its request.
+    pub(crate) position: u32,
+    /// What stands before its fields' names.
+    prefix: String,
+    /// The name of its session; `None` if that is wrong already.
+    pub(crate) session: Option<String>,
+    pub(crate) reply_to: Option<MessageId>,
+    recipient: Option<Recipient>,
+    kind: Option<MessageType>,
+    content: Content,
+    reference: Option<String>,
+    send_at: Option<Time>,
+    expires_at: Option<Time>,
+    pub(crate) errors: FieldErrors,
+}
+
+/// A message that can be accepted, with what its answer says besides.
+#[derive(Debug, Clone)]
+pub(crate) struct Prepared {
+    pub(crate) position: u32,
+    pub(crate) session: String,
+    pub(crate) known: KnownSession,
+    pub(crate) message: NewMessage,
+}
+
+impl Draft {
+    /// Reads a message. `prefix` stands before its fields' names: nothing, or `messages[3]`.
+    pub(crate) fn read(value: Value, form: Form, position: u32, prefix: &str, now: Time) -> Self {
+        let mut errors = FieldErrors::default();
+        let dotted = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
+        let mut draft = match value {
+            Value::Object(map) => {
+                let mut fields = Fields::new(map, dotted.as_str(), &mut errors);
+                let draft = read(&mut fields, form, now);
+                fields.finish();
+                draft
+            }
+            _ => {
+                errors.add(prefix, "invalid_type", "Must be an object.");
+                blank()
+            }
+        };
+        draft.position = position;
+        draft.prefix = dotted;
+        draft.errors = errors;
+        draft
+    }
+
+    /// Notes what is wrong with a field that had to be looked up.
+    pub(crate) fn fail(&mut self, name: &str, code: &'static str, detail: &str) {
+        self.errors.add(format!("{}{name}", self.prefix), code, detail);
+    }
+
+    /// The message, or all that is wrong with it.
+    pub(crate) fn finish(self, known: Option<KnownSession>, request_id: &str) -> Result<Prepared, FieldErrors> {
+        match (known, self.session, self.recipient, self.kind) {
+            (Some(known), Some(session), Some(recipient), Some(kind)) if self.errors.is_empty() => Ok(Prepared {
+                position: self.position,
+                session,
+                known,
+                message: NewMessage {
+                    id: MessageId::generate(),
+                    session: known.id,
+                    recipient,
+                    whatsapp_id: new_whatsapp_id(),
+                    kind,
+                    content: self.content,
+                    reply_to: self.reply_to,
+                    replayed_from: None,
+                    reference: self.reference,
+                    send_at: self.send_at,
+                    expires_at: self.expires_at,
+                    request_id: request_id.to_owned(),
+                },
+            }),
+            _ => Err(self.errors),
+        }
+    }
+}
+
+fn blank() -> Draft {
+    Draft {
+        position: 0,
+        prefix: String::new(),
+        session: None,
+        reply_to: None,
+        recipient: None,
+        kind: None,
+        content: Content::default(),
+        reference: None,
+        send_at: None,
+        expires_at: None,
+        errors: FieldErrors::default(),
+    }
+}
+
+fn read(fields: &mut Fields<'_>, form: Form, now: Time) -> Draft {
+    let to = match form {
+        Form::Full => fields.synonym("to", "recipient"),
+        Form::Text | Form::Media => fields.synonym("recipient", "to"),
+    };
+    fields.require(to);
+    let recipient = fields.parsed(to, "invalid_recipient", Recipient::parse);
+    let (kind, content) = match form {
+        Form::Full => full_content(fields),
+        Form::Text => text_content(fields),
+        Form::Media => media_content(fields),
+    };
+    let session = match fields.has("session") {
+        true => fields.text("session", SESSION),
+        false => Some(DEFAULT_SESSION.to_owned()),
+    };
+    let reply_to = fields.id("reply_to").map(MessageId);
+    let reference = fields.text("reference", REFERENCE);
+    let (send_at, expires_at) = times(fields, now);
+    Draft { session, reply_to, recipient, kind, content, reference, send_at, expires_at, ..blank() }
+}
+
+fn text_content(fields: &mut Fields<'_>) -> (Option<MessageType>, Content) {
+    let name = fields.synonym("content", "text");
+    fields.require(name);
+    let text = fields.text(name, TEXT);
+    (Some(MessageType::Text), Content { text, ..Content::default() })
+}
+
+fn media_content(fields: &mut Fields<'_>) -> (Option<MessageType>, Content) {
+    fields.require("media_type");
+    let kind = fields.word("media_type", &MEDIA_TYPES, MessageType::as_str);
+    fields.require("media_url");
+    let url = fields.parsed("media_url", "invalid_url", check_url);
+    let caption = caption(fields, kind);
+    let media = url.map(|url| Media { url: Some(url), ..Media::default() });
+    (kind, Content { media, caption, ..Content::default() })
+}
+
+fn full_content(fields: &mut Fields<'_>) -> (Option<MessageType>, Content) {
+    fields.require("type");
+    let kind = fields.word("type", &MessageType::ALL, MessageType::as_str);
+    let text_name = fields.synonym("text", "content");
+    part(fields, text_name, kind, |kind| kind == MessageType::Text);
+    let text = fields.text(text_name, TEXT);
+    part(fields, "media", kind, MessageType::is_media);
+    let media = fields.object("media", |media| read_media(media, kind));
+    part(fields, "location", kind, |kind| kind == MessageType::Location);
+    let location = fields.object("location", read_location).flatten();
+    part(fields, "contact", kind, |kind| kind == MessageType::Contact);
+    let contact = fields.object("contact", read_contact);
+    let caption = caption(fields, kind);
+    (kind, Content { text, media, location, contact, caption })
+}
+
+/// Notes a part that a message of this type needs and hasn't, or has and can't.
+fn part(fields: &mut Fields<'_>, name: &str, kind: Option<MessageType>, belongs: fn(MessageType) -> bool) {
+    let Some(kind) = kind else { return };
+    if belongs(kind) {
+        fields.require(name);
+    } else if fields.has(name) {
+        fields.fail(name, "not_allowed", format!("A message of type {} has none.", kind.as_str()));
+    }
+}
+
+fn caption(fields: &mut Fields<'_>, kind: Option<MessageType>) -> Option<String> {
+    let may = |kind| matches!(kind, MessageType::Image | MessageType::Video | MessageType::Document);
+    if let Some(kind) = kind.filter(|kind| !may(*kind) && fields.has("caption")) {
+        fields.fail("caption", "not_allowed", format!("A message of type {} has none.", kind.as_str()));
+    }
+    fields.text("caption", CAPTION)
+}
+
+fn read_media(fields: &mut Fields<'_>, kind: Option<MessageType>) -> Media {
+    let sources = ["url", "id", "base64"];
+    let given: Vec<_> = sources.into_iter().filter(|name| fields.has(name)).collect();
+    match given.as_slice() {
+        [] => fields.fail("url", "required", "One of url, id and base64 is needed."),
+        [_] => {}
+        [_, more @ ..] => {
+            for name in more {
+                fields.fail(name, "given_twice", "Give only one of url, id and base64.");
+            }
+        }
+    }
+    let url = fields.parsed("url", "invalid_url", check_url);
+    // Uploads have their place here: an id is looked up as `reply_to` is.
+    let id = fields.parsed("id", "unknown", |_| Err::<String, _>("There is no uploaded file with this id.".to_owned()));
+    if fields.has("base64") {
+        fields.require("mime_type");
+    } else if fields.has("mime_type") {
+        fields.fail("mime_type", "not_allowed", "Goes with base64 only; a file from a url brings its own.");
+    }
+    let base64 = fields.parsed("base64", "invalid_base64", check_base64);
+    let mime_type = fields.parsed("mime_type", "invalid_mime_type", |text| check_mime_type(text, kind));
+    let filename = fields.text("filename", FILENAME).map(|name| last_part(&name));
+    if filename.as_deref() == Some("") {
+        fields.fail("filename", "empty", "Must name a file, not a folder.");
+    }
+    if fields.has("voice") && kind.is_some_and(|kind| kind != MessageType::Audio) {
+        fields.fail("voice", "not_allowed", "Goes with type audio only.");
+    }
+    let voice = fields.flag("voice");
+    Media { url, id, base64, mime_type, filename, voice }
+}
+
+fn check_url(text: &str) -> Result<String, String> {
+    URL.check(text).map_err(|(_, detail)| detail)?;
+    let sane = text.parse::<axum::http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    });
+    if sane { Ok(text.to_owned()) } else { Err("Must be an http:// or https:// address.".to_owned()) }
+}
+
+fn check_base64(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("Must not be empty.".to_owned());
+    }
+    if text.len() / 4 * 3 > FILE_MAX + 2 {
+        return Err(format!("The file has at most {FILE_MAX} bytes."));
+    }
+    match STANDARD.decode(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("Must be base64 with padding, without line breaks and without a data: prefix.".to_owned()),
+    }
+}
+
+fn check_mime_type(text: &str, kind: Option<MessageType>) -> Result<String, String> {
+    MIME_TYPE.check(text).map_err(|(_, detail)| detail)?;
+    let token =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
+    let lower = text.to_ascii_lowercase();
+    let essence = lower.split(';').next().unwrap_or_default().trim_end();
+    let Some((group, _)) = essence.split_once('/').filter(|(group, sub)| token(group) && token(sub)) else {
+        return Err("Must be a media type such as image/png.".to_owned());
+    };
+    let fits = match kind {
+        Some(MessageType::Image) => group == "image",
+        Some(MessageType::Video) => group == "video",
+        Some(MessageType::Audio) => group == "audio",
+        Some(MessageType::Sticker) => essence == "image/webp",
+        Some(MessageType::Document | MessageType::Text | MessageType::Location | MessageType::Contact) | None => true,
+    };
+    if fits { Ok(lower) } else { Err("Doesn't fit the message's type.".to_owned()) }
+}
+
+/// Only the last part of a file's name is kept: where it lay is nobody's business.
+fn last_part(name: &str) -> String {
+    name.rsplit(['/', '\\']).next().unwrap_or_default().to_owned()
+}
+
+fn read_location(fields: &mut Fields<'_>) -> Option<Location> {
+    fields.require("latitude");
+    fields.require("longitude");
+    let latitude = fields.number("latitude", -90.0, 90.0);
+    let longitude = fields.number("longitude", -180.0, 180.0);
+    let name = fields.text("name", NAME);
+    let address = fields.text("address", ADDRESS);
+    Some(Location { latitude: latitude?, longitude: longitude?, name, address })
+}
+
+fn read_contact(fields: &mut Fields<'_>) -> Contact {
+    if fields.has("vcard") {
+        for name in ["name", "phone"] {
+            if fields.has(name) {
+                fields.fail(name, "not_allowed", "Give either a vcard, or name and phone.");
+            }
+        }
+    } else {
+        fields.require("name");
+        fields.require("phone");
+    }
+    let name = fields.text("name", NAME);
+    let phone = fields.parsed("phone", "invalid_phone", |text| match Recipient::parse(text)? {
+        number if number.as_str().starts_with('+') => Ok(number.as_str().to_owned()),
+        _ => Err("Must be a phone number such as +15551234567.".to_owned()),
+    });
+    let vcard = fields.text("vcard", VCARD);
+    if vcard.as_deref().is_some_and(|vcard| !vcard.trim_start().to_ascii_uppercase().starts_with("BEGIN:VCARD")) {
+        fields.fail("vcard", "invalid_vcard", "Must begin with BEGIN:VCARD.");
+    }
+    Contact { name, phone, vcard }
+}
+
+/// When to send it, if not at once, and when it is worthless.
+fn times(fields: &mut Fields<'_>, now: Time) -> (Option<Time>, Option<Time>) {
+    let days = MAX_LIFE.as_secs() / 86_400;
+    let asked = fields.time("send_at");
+    let send_at = asked.filter(|at| *at > now);
+    if asked.is_some_and(|at| at.plus(CLOCK_SKEW) < now) {
+        fields.fail("send_at", "in_the_past", "Must not be in the past.");
+    } else if send_at.is_some_and(|at| at > now.plus(MAX_LIFE)) {
+        fields.fail("send_at", "too_late", format!("Must be within {days} days."));
+    }
+    let due = send_at.unwrap_or(now);
+    let expires_at = fields.time("expires_at");
+    if let Some(at) = expires_at {
+        if at <= now {
+            fields.fail("expires_at", "in_the_past", "Must be in the future.");
+        } else if at <= due {
+            fields.fail("expires_at", "before_send_at", "Must be after send_at.");
+        } else if at > due.plus(MAX_LIFE) {
+            fields.fail("expires_at", "too_late", format!("Must be within {days} days after the message falls due."));
+        }
+    }
+    (send_at, expires_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: Time = Time(1_700_000_000_000);
+
+    fn at(ms: i64) -> String {
+        Time(NOW.0 + ms).to_string()
+    }
+
+    fn known() -> Option<KnownSession> {
+        Some(KnownSession {
+            id: sanasr_shared::ids::SessionId::generate(),
+            bridge: sanasr_shared::session::BridgeKind::Simulator,
+        })
+    }
+
+    fn read_form(form: Form, value: Value) -> Result<NewMessage, Vec<(String, &'static str)>> {
+        let draft = Draft::read(value, form, 0, "", NOW);
+        match draft.finish(known(), "r") {
+            Ok(prepared) => Ok(prepared.message),
+            Err(errors) => Err(errors.into_vec().into_iter().map(|e| (e.field, e.code)).collect()),
+        }
+    }
+
+    fn read(value: Value) -> Result<NewMessage, Vec<(String, &'static str)>> {
+        read_form(Form::Full, value)
+    }
+
+    /// A good text message with other fields.
+    fn with(more: Value) -> Value {
+        let mut body = json!({"to": "+15551234567", "type": "text", "text": "hi"});
+        if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
+            body.extend(more);
+        }
+        body
+    }
+
+    fn file(media: Value) -> Value {
+        json!({"to": "+15551234567", "type": "image", "media": media})
+    }
+
+    #[test]
+    fn every_type_can_be_given() {
+        for body in [
+            with(json!({})),
+            json!({"recipient": "15551234567@c.us", "type": "text", "content": "a\nb"}),
+            file(json!({"url": "https://example.org/a.png", "filename": "C:\\x\\a.png"})),
+            file(json!({"base64": "aGk=", "mime_type": "image/PNG"})),
+            json!({"to": "+15551234567", "type": "audio", "media": {"url": "http://a/b", "voice": true}}),
+            json!({"to": "+15551234567", "type": "location", "location": {"latitude": 1, "longitude": -180, "name": "x"}}),
+            json!({"to": "+15551234567", "type": "contact", "contact": {"name": "A", "phone": "+1 555 1234567"}}),
+            json!({"to": "+15551234567", "type": "contact", "contact": {"vcard": "BEGIN:VCARD\nEND:VCARD"}}),
+        ] {
+            assert!(read(body.clone()).is_ok(), "{body}: {:?}", read(body));
+        }
+        let named = read(file(json!({"url": "https://example.org/a.png", "filename": "C:\\x\\a.png"}))).expect("good");
+        assert_eq!(named.content.media.and_then(|m| m.filename).as_deref(), Some("a.png"));
+        let text = read_form(Form::Text, json!({"recipient": "+15551234567", "content": "x"})).expect("good");
+        assert_eq!((text.kind, text.content.text.as_deref()), (MessageType::Text, Some("x")));
+        let media =
+            json!({"recipient": "+15551234567", "media_url": "https://a/b", "media_type": "video", "caption": "c"});
+        assert_eq!(read_form(Form::Media, media).expect("good").kind, MessageType::Video);
+    }
+
+    #[test]
+    fn every_bad_field_is_named() {
+        for (body, expected) in [
+            (json!({}), vec![("to", "required"), ("type", "required")]),
+            (json!({"type": "text"}), vec![("to", "required"), ("text", "required")]),
+            (with(json!({"to": "hello"})), vec![("to", "invalid_recipient")]),
+            (with(json!({"recipient": "+15551234567"})), vec![("recipient", "given_twice")]),
+            (with(json!({"type": "smoke"})), vec![("type", "unknown_value")]),
+            (with(json!({"type": 1})), vec![("type", "invalid_type")]),
+            (with(json!({"text": "a\u{0}"})), vec![("text", "control_characters")]),
+            (with(json!({"text": "a".repeat(4_097)})), vec![("text", "too_long")]),
+            (with(json!({"caption": "c"})), vec![("caption", "not_allowed")]),
+            (with(json!({"media": {"url": "https://a/b"}})), vec![("media", "not_allowed")]),
+            (
+                with(json!({"session": 5, "reference": "", "more": 1})),
+                vec![("session", "invalid_type"), ("reference", "empty"), ("more", "unknown_field")],
+            ),
+            (
+                with(json!({"reference": "a".repeat(256), "reply_to": "x"})),
+                vec![("reply_to", "invalid_id"), ("reference", "too_long")],
+            ),
+            (file(json!({})), vec![("media.url", "required")]),
+            (
+                file(json!({"url": "ftp://a/b", "more": 1})),
+                vec![("media.url", "invalid_url"), ("media.more", "unknown_field")],
+            ),
+            (file(json!({"id": "x"})), vec![("media.id", "unknown")]),
+            (
+                file(json!({"base64": "a", "mime_type": "text"})),
+                vec![("media.base64", "invalid_base64"), ("media.mime_type", "invalid_mime_type")],
+            ),
+            (
+                file(json!({"base64": "aGk=", "mime_type": "video/mp4", "voice": true})),
+                vec![("media.mime_type", "invalid_mime_type"), ("media.voice", "not_allowed")],
+            ),
+            (file(json!({"base64": "aGk="})), vec![("media.mime_type", "required")]),
+            (
+                file(json!({"url": "https://a/b", "base64": "aGk=", "mime_type": "image/png"})),
+                vec![("media.base64", "given_twice")],
+            ),
+            (
+                json!({"to": "+15551234567", "type": "location", "location": {"latitude": 91, "longitude": "x"}}),
+                vec![("location.latitude", "out_of_range"), ("location.longitude", "invalid_type")],
+            ),
+            (
+                json!({"to": "+15551234567", "type": "contact", "contact": {"phone": "1@g.us"}}),
+                vec![("contact.name", "required"), ("contact.phone", "invalid_phone")],
+            ),
+        ] {
+            let expected: Vec<_> = expected.into_iter().map(|(field, code)| (field.to_owned(), code)).collect();
+            assert_eq!(read(body.clone()).expect_err(&body.to_string()), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn times_are_checked_against_each_other() {
+        let day = 86_400_000;
+        assert_eq!(read(with(json!({"send_at": at(-4_000)}))).expect("skew").send_at, None);
+        assert_eq!(read(with(json!({"send_at": at(60_000)}))).expect("later").send_at, Some(Time(NOW.0 + 60_000)));
+        assert!(read(with(json!({"send_at": at(30 * day), "expires_at": at(60 * day)}))).is_ok());
+        for (more, field, code) in [
+            (json!({"send_at": at(-6_000)}), "send_at", "in_the_past"),
+            (json!({"send_at": at(30 * day + 1)}), "send_at", "too_late"),
+            (json!({"send_at": "2030-01-01T00:00:00"}), "send_at", "invalid_time"),
+            (json!({"expires_at": at(0)}), "expires_at", "in_the_past"),
+            (json!({"send_at": at(day), "expires_at": at(day)}), "expires_at", "before_send_at"),
+            (json!({"expires_at": at(30 * day + 1)}), "expires_at", "too_late"),
+            (json!({"expires_at": 5}), "expires_at", "invalid_type"),
+        ] {
+            assert_eq!(read(with(more.clone())).expect_err("wrong"), [(field.to_owned(), code)], "{more}");
+        }
+    }
+
+    #[test]
+    fn an_items_fields_have_its_path() {
+        for (item, expected) in [(json!("x"), "messages[3]"), (json!({"type": "text", "text": "x"}), "messages[3].to")]
+        {
+            let errors = Draft::read(item, Form::Full, 3, "messages[3]", NOW).errors.into_vec();
+            assert_eq!(errors[0].field, expected);
+        }
+    }
+}

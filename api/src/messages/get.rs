@@ -1,0 +1,71 @@
+//! `GET /messages/{id}`, which with `wait` holds until the status changes.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use sanasr_shared::ids::MessageId;
+use sanasr_shared::message::{Message, Status};
+use tokio::time::Instant;
+
+use super::{MessagePath, absent};
+use crate::answer::Data;
+use crate::auth::Caller;
+use crate::fields::one_of;
+use crate::problem::Problem;
+use crate::query::Query;
+use crate::state::App;
+
+/// The longest wait, in seconds.
+const WAIT_MAX_S: u32 = 60;
+/// Whoever waits looks by itself this often: a signal may be lost.
+const LOOK: Duration = Duration::from_secs(3);
+
+pub(crate) async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    MessagePath(id): MessagePath,
+    mut query: Query,
+) -> Result<Data<Message>, Problem> {
+    let wait = query.integer("wait", 1, WAIT_MAX_S);
+    let known = query.parsed("known", |text| one_of(text, &Status::ALL, Status::as_str));
+    if known.is_some() && wait.is_none() {
+        query.fail("known", "Goes with wait.");
+    }
+    query.finish()?;
+    let message = match wait {
+        None => app.store.message(caller.scope(), id).await?.ok_or_else(absent)?,
+        Some(seconds) => changed(&app, caller, id, known, Duration::from_secs(seconds.into())).await?,
+    };
+    Ok(Data::ok(message))
+}
+
+/// The message as soon as its status isn't `known` (or what it is now) any more, has ended, or the time is over.
+async fn changed(
+    app: &App,
+    caller: Caller,
+    id: MessageId,
+    known: Option<Status>,
+    wait: Duration,
+) -> Result<Message, Problem> {
+    let deadline = Instant::now() + wait;
+    // Before the first look, so that no change falls between the two.
+    let waiter = app.waiters.register(id);
+    let mut changed = waiter.changed();
+    let mut message = app.store.message(caller.scope(), id).await?.ok_or_else(absent)?;
+    let known = known.unwrap_or(message.status);
+    while message.status == known && !message.status.is_final() {
+        tokio::select! {
+            () = app.stopping.cancelled() => break,
+            () = tokio::time::sleep_until(deadline) => break,
+            () = changed => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        changed = waiter.changed();
+        match app.store.message(caller.scope(), id).await {
+            Ok(found) => message = found.ok_or_else(absent)?,
+            // What is known already is answered in the end, if the database stays away.
+            Err(error) => tracing::debug!(%error, "a waiting poll could not look"),
+        }
+    }
+    Ok(message)
+}

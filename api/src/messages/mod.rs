@@ -1,0 +1,50 @@
+//! Messages: accepting, following, cancelling.
+
+mod accept;
+mod batch;
+mod cancel;
+mod draft;
+mod get;
+mod list;
+mod send;
+mod send_media;
+mod send_text;
+pub(crate) mod waiters;
+
+use axum::Router;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+use axum::routing::{get, post};
+use sanasr_shared::ids::MessageId;
+use uuid::Uuid;
+
+use crate::problem::Problem;
+use crate::state::App;
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/api/v1/messages", get(list::list).post(send::send))
+        .route("/api/v1/messages/list", get(list::list))
+        .route("/api/v1/messages/batch", post(batch::batch))
+        .route("/api/v1/messages/send-text", post(send_text::send_text))
+        .route("/api/v1/messages/send-media", post(send_media::send_media))
+        .route("/api/v1/messages/{id}", get(get::get))
+        .route("/api/v1/messages/{id}/cancel", post(cancel::cancel))
+}
+
+/// The message that a path names. What is no id is the id of no message.
+pub(crate) struct MessagePath(MessageId);
+
+impl FromRequestParts<App> for MessagePath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let Path(id) = Path::<String>::from_request_parts(parts, app).await.map_err(|_| absent())?;
+        Uuid::try_parse(&id).map(|id| Self(MessageId(id))).map_err(|_| absent())
+    }
+}
+
+/// Unknown, or another user's: which of the two isn't told.
+fn absent() -> Problem {
+    Problem::not_found("There is no such message.")
+}

@@ -1,0 +1,24 @@
+//! `POST /messages/send-text`: a text in its simplest form.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+
+use super::accept::{Sent, send_one};
+use super::draft::Form;
+use crate::auth::Caller;
+use crate::body::JsonBody;
+use crate::edge::RequestId;
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::state::App;
+
+pub(crate) async fn send_text(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoQuery,
+    request_id: RequestId,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody,
+) -> Result<Sent, Problem> {
+    send_one(&app, caller, &request_id, &headers, body, Form::Text, "POST /messages/send-text").await
+}

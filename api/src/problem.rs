@@ -1,0 +1,338 @@
+//! Errors as clients see them: problem documents (RFC 9457). The one place that knows which HTTP status an error has.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use sanasr_shared::ports::store::StoreError;
+use sanasr_shared::time::Time;
+use sanasr_shared::usage::Quota;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::fields::{FieldError, FieldErrors};
+
+/// Seconds after which a request that found no room, or no database, may be tried again.
+const RETRY_AFTER_S: u64 = 2;
+
+/// The stable words of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    MalformedRequest,
+    Unauthenticated,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    UnsupportedMediaType,
+    Conflict,
+    PayloadTooLarge,
+    ValidationFailed,
+    IdempotencyKeyReused,
+    QuotaExceeded,
+    Overloaded,
+    Unavailable,
+    OutcomeUnknown,
+    Internal,
+}
+
+impl Code {
+    pub(crate) const fn as_str(self) -> &'static str {
+        self.row().1
+    }
+
+    pub(crate) const fn status(self) -> StatusCode {
+        self.row().0
+    }
+
+    /// Status, word and title.
+    const fn row(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed_request", "Malformed request"),
+            Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated", "Not authenticated"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Not found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
+            Self::UnsupportedMediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
+            }
+            Self::Conflict => (StatusCode::CONFLICT, "conflict", "Conflict"),
+            Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", "Body too large"),
+            Self::ValidationFailed => (StatusCode::UNPROCESSABLE_ENTITY, "validation_failed", "Validation failed"),
+            Self::IdempotencyKeyReused => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency key reused")
+            }
+            Self::QuotaExceeded => (StatusCode::TOO_MANY_REQUESTS, "quota_exceeded", "Quota exceeded"),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
+            Self::OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+        }
+    }
+}
+
+/// An error on its way to a client.
+#[derive(Debug, Clone)]
+pub(crate) struct Problem(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    code: Code,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    /// Members beyond the standard ones.
+    extra: Map<String, Value>,
+    retry_after_s: Option<u64>,
+    /// What happened, for the log only.
+    cause: Option<String>,
+}
+
+impl Problem {
+    fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        let retry_after_s = (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_S);
+        let detail = detail.into();
+        Self(Box::new(Inner { code, detail, errors: Vec::new(), extra: Map::new(), retry_after_s, cause: None }))
+    }
+
+    fn caused_by(mut self, cause: impl Into<String>) -> Self {
+        self.0.cause = Some(cause.into());
+        self
+    }
+
+    pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::MalformedRequest, detail)
+    }
+
+    /// Query parameters that are unknown or wrong.
+    pub(crate) fn bad_query(errors: FieldErrors) -> Self {
+        let errors = errors.into_vec();
+        let said: Vec<_> = errors.iter().map(|e| format!("{}: {}", e.field, e.detail)).collect();
+        let mut problem = Self::malformed(said.join(" "));
+        problem.0.errors = errors;
+        problem
+    }
+
+    /// The same in every case: nothing is told about why.
+    pub(crate) fn unauthenticated() -> Self {
+        Self::new(
+            Code::Unauthenticated,
+            "A valid API key is needed: `Authorization: ApiKey <key>` or `X-Api-Key: <key>`.",
+        )
+    }
+
+    pub(crate) fn forbidden(detail: &'static str) -> Self {
+        Self::new(Code::Forbidden, detail)
+    }
+
+    pub(crate) fn not_found(detail: &'static str) -> Self {
+        Self::new(Code::NotFound, detail)
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        Self::new(
+            Code::MethodNotAllowed,
+            "This endpoint doesn't know the method; the header Allow names those it knows.",
+        )
+    }
+
+    pub(crate) fn unsupported_media_type(detail: &'static str) -> Self {
+        Self::new(Code::UnsupportedMediaType, detail)
+    }
+
+    pub(crate) fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::Conflict, detail)
+    }
+
+    pub(crate) fn payload_too_large(limit: usize) -> Self {
+        Self::new(Code::PayloadTooLarge, format!("The body is larger than {limit} bytes."))
+    }
+
+    pub(crate) fn validation(errors: FieldErrors) -> Self {
+        let errors = errors.into_vec();
+        let detail = match errors.as_slice() {
+            [one] => format!("{}: {}", one.field, one.detail),
+            many => format!("{} fields are wrong; errors names each.", many.len()),
+        };
+        let mut problem = Self::new(Code::ValidationFailed, detail);
+        problem.0.errors = errors;
+        problem
+    }
+
+    /// One field alone is wrong.
+    pub(crate) fn field(field: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
+        let mut errors = FieldErrors::default();
+        errors.add(field, code, detail);
+        Self::validation(errors)
+    }
+
+    pub(crate) fn idempotency_key_reused() -> Self {
+        Self::new(
+            Code::IdempotencyKeyReused,
+            "This Idempotency-Key came with another request in the last 24 hours. Take a new key for a new request.",
+        )
+    }
+
+    pub(crate) fn quota_exceeded(quota: &Quota, now: Time) -> Self {
+        let limit = quota.limit.unwrap_or(quota.used);
+        let mut problem = Self::new(
+            Code::QuotaExceeded,
+            format!("The day's limit is {limit} messages, {} are used. It resets at {}.", quota.used, quota.resets_at),
+        );
+        problem.0.retry_after_s = Some(quota.resets_at.since(now).as_secs() + 1);
+        problem.0.extra.extend([
+            ("limit".to_owned(), limit.into()),
+            ("used".to_owned(), quota.used.into()),
+            ("resets_at".to_owned(), quota.resets_at.to_string().into()),
+        ]);
+        problem
+    }
+
+    pub(crate) fn overloaded(detail: &'static str) -> Self {
+        Self::new(Code::Overloaded, detail)
+    }
+
+    pub(crate) fn internal(cause: impl Into<String>) -> Self {
+        Self::new(Code::Internal, "Something went wrong here. The request_id finds it in the logs.").caused_by(cause)
+    }
+
+    pub(crate) fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// What happened, for the log only.
+    pub(crate) fn cause(&self) -> Option<&str> {
+        self.0.cause.as_deref()
+    }
+
+    /// The document, for an answer of its own or within a batch's.
+    pub(crate) fn document<'a>(&'a self, request_id: &'a str) -> Document<'a> {
+        let (status, code, title) = self.0.code.row();
+        Document {
+            success: false,
+            r#type: format!("/errors/{code}"),
+            title,
+            status: status.as_u16(),
+            code,
+            detail: &self.0.detail,
+            request_id,
+            errors: &self.0.errors,
+            extra: &self.0.extra,
+        }
+    }
+
+    /// The answer, once the request's id is known.
+    pub(crate) fn render(&self, request_id: &str) -> Response {
+        let body = serde_json::to_vec(&self.document(request_id)).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.0.code.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.0.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.0.code == Code::Unauthenticated {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("ApiKey realm=\"sanasr\""));
+        }
+        response
+    }
+}
+
+/// A problem in the form that clients read.
+#[derive(Serialize)]
+pub(crate) struct Document<'a> {
+    success: bool,
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: &'a str,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldError],
+    #[serde(flatten)]
+    extra: &'a Map<String, Value>,
+}
+
+impl IntoResponse for Problem {
+    /// The edge renders it, as only it knows the request's id.
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.0.code.status();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Unavailable(_) => {
+                Self::new(Code::Unavailable, "The database can't be reached. Nothing was changed; try again soon.")
+                    .caused_by(error.to_string())
+            }
+            StoreError::OutcomeUnknown(_) => Self::new(
+                Code::OutcomeUnknown,
+                "The database was lost while it wrote, so nobody can say whether the request was carried out. \
+                 Repeat it: with the same Idempotency-Key nothing is accepted twice.",
+            )
+            .caused_by(error.to_string()),
+            StoreError::Overloaded => Self::overloaded("Too many requests wait for the database. Try again soon."),
+            StoreError::Taken(what) => Self::conflict(format!("The {what} is taken.")),
+            StoreError::Invalid(detail) => Self::field("body", "invalid", detail.clone()),
+            StoreError::Fenced | StoreError::Corrupt(_) | StoreError::Internal(_) => Self::internal(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sanasr_shared::time::Day;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_document_has_the_contracts_form() {
+        let mut errors = FieldErrors::default();
+        errors.add("to", "required", "This field is needed.");
+        let problem = Problem::validation(errors);
+        assert_eq!(
+            serde_json::to_value(problem.document("r-1")).expect("a document"),
+            json!({
+                "success": false, "type": "/errors/validation_failed", "title": "Validation failed", "status": 422,
+                "code": "validation_failed", "detail": "to: This field is needed.", "request_id": "r-1",
+                "errors": [{"field": "to", "code": "required", "detail": "This field is needed."}],
+            })
+        );
+        let answer = problem.render("r-1");
+        assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(answer.headers()[CONTENT_TYPE], "application/problem+json");
+    }
+
+    #[test]
+    fn a_quota_answer_says_how_much_and_until_when() {
+        let quota = Quota::new(Some(10), 10, Day(20_000));
+        let problem = Problem::quota_exceeded(&quota, Time(quota.resets_at.0 - 5_000));
+        let document = serde_json::to_value(problem.document("r")).expect("a document");
+        assert_eq!(document["limit"], 10);
+        assert_eq!(document["used"], 10);
+        assert_eq!(document["resets_at"], quota.resets_at.to_string());
+        assert_eq!(problem.render("r").headers()[RETRY_AFTER], "6");
+    }
+
+    #[test]
+    fn a_503_says_when_to_come_again_and_keeps_its_cause_to_itself() {
+        for error in [
+            StoreError::Unavailable("secret host".to_owned()),
+            StoreError::OutcomeUnknown("secret host".to_owned()),
+            StoreError::Overloaded,
+        ] {
+            let problem = Problem::from(error);
+            let answer = problem.render("r");
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert!(answer.headers().contains_key(RETRY_AFTER));
+            assert!(!serde_json::to_string(&problem.document("r")).expect("a document").contains("secret"));
+        }
+    }
+}

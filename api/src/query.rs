@@ -1,0 +1,159 @@
+//! Query parameters. An unknown one is refused, so that `?page=2` can't quietly give page 1.
+
+use axum::extract::{FromRequestParts, Query as Pairs};
+use axum::http::Uri;
+use axum::http::request::Parts;
+use uuid::Uuid;
+
+use crate::cursor;
+use crate::fields::FieldErrors;
+use crate::problem::Problem;
+use crate::state::App;
+
+/// Rows of a page, unless asked for otherwise.
+const LIMIT_DEFAULT: u32 = 50;
+/// Rows of a page, at most.
+const LIMIT_MAX: u32 = 200;
+/// Belongs to admins; whoever may not use it has been refused with their credentials.
+pub(crate) const USER_ID: &str = "user_id";
+
+/// The parameters of a request: each is taken by its name, and what is left in the end is unknown.
+pub(crate) struct Query {
+    pairs: Vec<(String, String)>,
+    errors: FieldErrors,
+}
+
+/// No parameters at all.
+pub(crate) struct NoQuery;
+
+/// Which page of a list.
+#[derive(Debug, PartialEq)]
+pub(crate) struct PageQuery {
+    pub(crate) after: Option<Uuid>,
+    pub(crate) limit: u32,
+}
+
+impl Query {
+    pub(crate) fn read(uri: &Uri) -> Result<Self, Problem> {
+        let pairs = match uri.query() {
+            None | Some("") => Vec::new(),
+            Some(_) => match Pairs::try_from_uri(uri) {
+                Ok(Pairs(pairs)) => pairs,
+                Err(_) => return Err(Problem::malformed("The query can't be read.")),
+            },
+        };
+        Ok(Self { pairs, errors: FieldErrors::default() })
+    }
+
+    /// A parameter's text.
+    pub(crate) fn take(&mut self, name: &str) -> Option<String> {
+        let at = self.pairs.iter().position(|(n, _)| n == name)?;
+        let (_, value) = self.pairs.remove(at);
+        if self.pairs.iter().any(|(n, _)| n == name) {
+            self.pairs.retain(|(n, _)| n != name);
+            self.fail(name, "Given twice.");
+            return None;
+        }
+        Some(value)
+    }
+
+    /// A parameter that `parse` makes something of, or says why not.
+    pub(crate) fn parsed<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.take(name)?;
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(detail) => {
+                self.fail(name, detail);
+                None
+            }
+        }
+    }
+
+    /// A whole number within bounds.
+    pub(crate) fn integer(&mut self, name: &str, min: u32, max: u32) -> Option<u32> {
+        self.parsed(name, |text| {
+            text.parse()
+                .ok()
+                .filter(|n| (min..=max).contains(n))
+                .ok_or_else(|| format!("Must be a whole number from {min} to {max}."))
+        })
+    }
+
+    /// `cursor` and `limit` of a list.
+    pub(crate) fn page(&mut self, list: cursor::List) -> PageQuery {
+        let after = self
+            .parsed("cursor", |text| cursor::decode(list, text).ok_or_else(|| "Not a cursor of this list.".to_owned()));
+        PageQuery { after, limit: self.integer("limit", 1, LIMIT_MAX).unwrap_or(LIMIT_DEFAULT) }
+    }
+
+    pub(crate) fn fail(&mut self, name: &str, detail: impl Into<String>) {
+        self.errors.add(name, "bad_parameter", detail);
+    }
+
+    /// Refuses what is wrong or unknown.
+    pub(crate) fn finish(mut self) -> Result<(), Problem> {
+        for (name, _) in std::mem::take(&mut self.pairs) {
+            if name != USER_ID {
+                let shown: String = name.chars().take(64).collect();
+                self.fail(&shown, "Not a query parameter here.");
+            }
+        }
+        if self.errors.is_empty() { Ok(()) } else { Err(Problem::bad_query(self.errors)) }
+    }
+}
+
+impl FromRequestParts<App> for Query {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        Self::read(&parts.uri)
+    }
+}
+
+impl FromRequestParts<App> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        if parts.uri.query().is_some() {
+            Query::read(&parts.uri)?.finish()?;
+        }
+        Ok(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(text: &str) -> Query {
+        Query::read(&text.parse().expect("a URI")).expect("a query")
+    }
+
+    #[test]
+    fn parameters_are_read() {
+        let mut query = query("/x?a=1%202&limit=200");
+        assert_eq!(query.take("a").as_deref(), Some("1 2"));
+        assert_eq!(query.page(cursor::List::Messages), PageQuery { after: None, limit: 200 });
+        assert!(query.finish().is_ok());
+    }
+
+    #[test]
+    fn wrong_and_unknown_parameters_are_named() {
+        for (text, named) in [
+            ("/x?page=2", "page"),
+            ("/x?limit=0", "limit"),
+            ("/x?limit=201", "limit"),
+            ("/x?limit=two", "limit"),
+            ("/x?limit=1&limit=2", "limit"),
+            ("/x?cursor=", "cursor"),
+            ("/x?cursor=nowhere", "cursor"),
+        ] {
+            let mut query = query(text);
+            query.page(cursor::List::Messages);
+            let problem = query.finish().expect_err(text);
+            let document = serde_json::to_value(problem.document("r")).expect("a document");
+            assert_eq!(document["status"], 400);
+            assert_eq!(document["errors"][0]["field"], named);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `PATCH /sessions/{name}`: changes only what is given; null resets.
+
+use axum::extract::State;
+use sanasr_shared::ports::signals::Signal;
+use sanasr_shared::ports::store::SessionCommand;
+use sanasr_shared::session::{Pace, Session};
+use serde_json::{Map, Value};
+
+use super::{SessionPath, absent};
+use crate::answer::Data;
+use crate::auth::Caller;
+use crate::body::JsonBody;
+use crate::fields::{FieldErrors, Fields, Given};
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::state::App;
+
+const PER_MINUTE_MAX: u32 = 1_000_000;
+const BURST_MAX: u32 = 100_000;
+/// A minute: what is slower than that is set by `per_minute`.
+const JITTER_MAX_MS: u32 = 60_000;
+
+pub(crate) async fn change(
+    State(app): State<App>,
+    caller: Caller,
+    SessionPath(name): SessionPath,
+    _: NoQuery,
+    JsonBody(body): JsonBody,
+) -> Result<Data<Session>, Problem> {
+    let change = Change::read(body)?;
+    let mut session = app.store.session(caller.user, &name).await?.ok_or_else(absent)?;
+    let pace = change.pace.map(|pace| pace.applied_to(session.pace));
+    if let Some(pace) = pace.filter(|pace| *pace != session.pace) {
+        session = app.store.set_pace(caller.user, &name, &pace).await?.ok_or_else(absent)?;
+        app.signals.publish(Signal::Session(session.id));
+    }
+    if let Some(command) = change.command {
+        session = app.store.command(caller.user, &name, command).await?.ok_or_else(absent)?;
+        app.signals.publish(Signal::Session(session.id));
+    }
+    Ok(Data::ok(session))
+}
+
+struct Change {
+    pace: Option<PaceChange>,
+    command: Option<SessionCommand>,
+}
+
+enum PaceChange {
+    Reset,
+    Some {
+        per_minute: Given<u32>,
+        burst: Given<u32>,
+        jitter_ms: Given<u32>,
+        first_contacts_per_minute: Given<u32>,
+        typing: Given<bool>,
+    },
+}
+
+impl Change {
+    fn read(body: Map<String, Value>) -> Result<Self, Problem> {
+        let mut errors = FieldErrors::default();
+        let mut fields = Fields::new(body, "", &mut errors);
+        let pace = if fields.has("pace") {
+            fields.object("pace", |fields| PaceChange::Some {
+                per_minute: fields.given_integer("per_minute", 1, PER_MINUTE_MAX),
+                burst: fields.given_integer("burst", 1, BURST_MAX),
+                jitter_ms: fields.given_integer("jitter_ms", 0, JITTER_MAX_MS),
+                first_contacts_per_minute: fields.given_integer("first_contacts_per_minute", 1, PER_MINUTE_MAX),
+                typing: fields.given_flag("typing"),
+            })
+        } else {
+            matches!(fields.given("pace"), Given::Null).then_some(PaceChange::Reset)
+        };
+        let command = match fields.given_flag("paused") {
+            Given::Value(true) => Some(SessionCommand::Pause),
+            Given::Value(false) | Given::Null => Some(SessionCommand::Resume),
+            Given::Absent => None,
+        };
+        fields.finish();
+        if errors.is_empty() { Ok(Self { pace, command }) } else { Err(Problem::validation(errors)) }
+    }
+}
+
+impl PaceChange {
+    fn applied_to(self, old: Pace) -> Pace {
+        match self {
+            Self::Reset => Pace::default(),
+            Self::Some { per_minute, burst, jitter_ms, first_contacts_per_minute, typing } => Pace {
+                per_minute: limit(per_minute, old.per_minute),
+                burst: limit(burst, old.burst),
+                jitter_ms: set(jitter_ms, old.jitter_ms),
+                first_contacts_per_minute: limit(first_contacts_per_minute, old.first_contacts_per_minute),
+                typing: set(typing, old.typing),
+            },
+        }
+    }
+}
+
+fn limit(given: Given<u32>, old: Option<u32>) -> Option<u32> {
+    match given {
+        Given::Absent => old,
+        Given::Null => None,
+        Given::Value(value) => Some(value),
+    }
+}
+
+fn set<T: Default>(given: Given<T>, old: T) -> T {
+    match given {
+        Given::Absent => old,
+        Given::Null => T::default(),
+        Given::Value(value) => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(body: Value) -> Result<Change, Problem> {
+        let Value::Object(map) = body else { panic!("no object") };
+        Change::read(map)
+    }
+
+    #[test]
+    fn only_what_is_given_changes() {
+        let old =
+            Pace { per_minute: Some(10), burst: Some(5), jitter_ms: 7, first_contacts_per_minute: None, typing: true };
+        let pace = |body| read(body).map(|change| change.pace.map(|pace| pace.applied_to(old))).expect("good");
+        assert_eq!(pace(json!({})), None);
+        assert_eq!(pace(json!({"pace": null})), Some(Pace::default()));
+        assert_eq!(pace(json!({"pace": {}})), Some(old));
+        let changed = Pace { per_minute: None, burst: Some(9), jitter_ms: 0, ..old };
+        assert_eq!(pace(json!({"pace": {"per_minute": null, "burst": 9, "jitter_ms": 0}})), Some(changed));
+        assert_eq!(read(json!({"paused": true})).expect("good").command, Some(SessionCommand::Pause));
+        assert_eq!(read(json!({"paused": false})).expect("good").command, Some(SessionCommand::Resume));
+    }
+
+    #[test]
+    fn every_bad_field_is_named() {
+        let body = json!({"pace": {"per_minute": 0, "burst": 100_001, "jitter_ms": "x", "typing": 1, "more": 1}, "paused": 1, "name": "x"});
+        let Err(problem) = read(body) else { panic!("good") };
+        let document = serde_json::to_value(problem.document("r")).expect("a document");
+        let fields: Vec<_> =
+            document["errors"].as_array().expect("errors").iter().map(|e| e["field"].clone()).collect();
+        let expected =
+            ["pace.per_minute", "pace.burst", "pace.jitter_ms", "pace.typing", "pace.more", "paused", "name"];
+        assert_eq!(fields, expected);
+    }
+}

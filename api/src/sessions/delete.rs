@@ -1,0 +1,33 @@
+//! `DELETE /sessions/{name}`: marks a session for deletion; what it has queued is cancelled in the background.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use sanasr_shared::ports::signals::Signal;
+use sanasr_shared::session::DEFAULT_SESSION;
+
+use super::{SessionPath, absent, resolve};
+use crate::auth::Caller;
+use crate::body::EmptyBody;
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::state::App;
+
+pub(crate) async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    SessionPath(name): SessionPath,
+    _: NoQuery,
+    _: EmptyBody,
+) -> Result<StatusCode, Problem> {
+    if name == DEFAULT_SESSION {
+        return Err(Problem::conflict("The session default can't be deleted."));
+    }
+    // Its id is asked for first: afterwards the name means nothing any more.
+    let session = app.store.session(caller.user, &name).await?.ok_or_else(absent)?;
+    if !app.store.delete_session(caller.user, &name).await? {
+        return Err(absent());
+    }
+    resolve::forget(&app, caller.user, &name);
+    app.signals.publish(Signal::Session(session.id));
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,88 @@
+//! What the handlers share.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use sanasr_shared::ports::signals::{Signal, Signals};
+use sanasr_shared::ports::store::Store;
+use sanasr_shared::settings::{AcceptSettings, HttpSettings};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::Parts;
+use crate::auth::keys::Keys;
+use crate::backlog::BacklogGate;
+use crate::body::BodyRoom;
+use crate::messages::waiters::Waiters;
+use crate::requests::Requests;
+use crate::sessions::resolve::KnownSessions;
+
+/// The handlers' state; clones are the same.
+#[derive(Clone)]
+pub(crate) struct App(Arc<State>);
+
+pub(crate) struct State {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) signals: Arc<dyn Signals>,
+    pub(crate) http: HttpSettings,
+    pub(crate) accept: AcceptSettings,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) sessions: Arc<KnownSessions>,
+    pub(crate) backlog: Arc<BacklogGate>,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) bodies: BodyRoom,
+    /// The process stops: nobody waits any longer.
+    pub(crate) stopping: CancellationToken,
+    /// Ends this API's tasks with it.
+    _life: DropGuard,
+}
+
+impl Deref for App {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl App {
+    /// Makes the state and starts its tasks.
+    pub(crate) fn start(parts: Parts) -> Self {
+        let life = CancellationToken::new();
+        let keys = Arc::new(Keys::new());
+        let waiters = Arc::new(Waiters::default());
+        tokio::spawn(hear(Arc::clone(&parts.signals), Arc::clone(&keys), Arc::clone(&waiters), life.clone()));
+        Self(Arc::new(State {
+            keys,
+            sessions: Arc::new(KnownSessions::new()),
+            backlog: Arc::new(BacklogGate::new(Arc::clone(&parts.store), &parts.accept)),
+            waiters,
+            requests: Requests::start(Arc::clone(&parts.store), parts.shard, life.clone()),
+            bodies: BodyRoom::new(),
+            stopping: CancellationToken::new(),
+            store: parts.store,
+            signals: parts.signals,
+            http: parts.http,
+            accept: parts.accept,
+            _life: life.drop_guard(),
+        }))
+    }
+}
+
+/// Passes on what the signals say.
+async fn hear(signals: Arc<dyn Signals>, keys: Arc<Keys>, waiters: Arc<Waiters>, life: CancellationToken) {
+    let mut heard = signals.subscribe();
+    while let Some(signal) = life.run_until_cancelled(heard.recv()).await {
+        match signal.as_deref() {
+            Ok(Signal::Messages(ids)) => waiters.wake(ids),
+            Ok(Signal::User(_)) => keys.forget_all(),
+            Ok(Signal::Session(_) | Signal::SessionFree) => {}
+            Ok(Signal::Missed) | Err(RecvError::Lagged(_)) => {
+                keys.forget_all();
+                waiters.wake_all();
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Accepting: one statement, whatever the size of the batch.
+//!
+//! Quota first, keys last: the quota row's lock serialises a user, so that keys need no lock order of their own, a refused
+//! item never writes its key, and `seq` is drawn in the order of commit. A concurrent twin shows as 23505 on the key.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use super::committer::{Committer, Statement};
+use crate::group_commit::{Gather, Pending};
+use crate::ids::{MessageId, UserId};
+use crate::message::{NewMessage, Status};
+use crate::ports::store::{AcceptHook, AcceptOutcome, AcceptRequest, AcceptedJob, StoreError};
+use crate::time::Time;
+use crate::usage::Quota;
+
+/// Items of one statement, at most.
+pub(super) const BATCH_MAX: usize = 512;
+
+/// One message of one request.
+pub(super) struct Item {
+    user: UserId,
+    message: NewMessage,
+    content: String,
+    key: Option<ItemKey>,
+}
+
+struct ItemKey {
+    key: String,
+    hash: [u8; 32],
+    item: i32,
+}
+
+pub(super) struct Accept;
+
+const SQL: &str = "
+WITH clock AS MATERIALIZED (
+    SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
+), item AS MATERIALIZED (
+    SELECT i.*, u.max_messages_per_day AS lim, u.is_active AS active, s.id AS here
+    FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::smallint[], $7::text[], $8::bigint[],
+                $9::bigint[], $10::uuid[], $11::uuid[], $12::text[], $13::text[], $14::text[], $15::integer[],
+                $16::bytea[]) WITH ORDINALITY
+        AS i (id, u, s, recipient, whatsapp_id, type, content, send_at, expires_at, reply_to, replayed_from, reference,
+              request_id, k, ki, h, n)
+    LEFT JOIN users u ON u.id = i.u
+    LEFT JOIN sessions s ON s.id = i.s AND s.user_id = i.u AND s.deleting_at IS NULL
+), head AS MATERIALIZED (
+    SELECT i.n, k.hash = i.h AS same
+    FROM item i JOIN idempotency_keys k ON k.user_id = i.u AND k.key = i.k AND k.item = 0
+), old AS MATERIALIZED (
+    SELECT i.n, k.message_id AS id
+    FROM item i JOIN idempotency_keys k ON k.user_id = i.u AND k.key = i.k AND k.item = i.ki
+    WHERE k.hash = i.h AND k.message_id IS NOT NULL
+), stored AS MATERIALIZED (
+    SELECT i.n, m.created_at FROM item i JOIN messages m ON m.id = i.id
+), live AS MATERIALIZED (
+    SELECT i.*, row_number() OVER (PARTITION BY i.u ORDER BY i.n) AS rn
+    FROM item i
+    WHERE i.active AND i.here IS NOT NULL
+      AND i.n NOT IN (SELECT n FROM head WHERE NOT same)
+      AND i.n NOT IN (SELECT n FROM old)
+      AND i.n NOT IN (SELECT n FROM stored)
+), q AS (
+    INSERT INTO quotas AS q (user_id, day, want, lim, used, accepted, granted)
+    SELECT w.u, clock.now / 86400000, w.c, w.lim, LEAST(w.c, w.lim), LEAST(w.c, w.lim), LEAST(w.c, w.lim)
+    FROM (SELECT u, lim, count(*) AS c FROM live GROUP BY u, lim) w CROSS JOIN clock
+    ORDER BY w.u
+    ON CONFLICT (user_id, day) DO UPDATE SET
+        want = excluded.want,
+        lim = excluded.lim,
+        granted = GREATEST(0, LEAST(excluded.want, excluded.lim - q.used)),
+        used = q.used + GREATEST(0, LEAST(excluded.want, excluded.lim - q.used)),
+        accepted = q.accepted + GREATEST(0, LEAST(excluded.want, excluded.lim - q.used))
+    RETURNING user_id, granted, used, lim
+), granted AS MATERIALIZED (
+    SELECT l.* FROM live l JOIN q ON q.user_id = l.u AND l.rn <= q.granted
+), message AS (
+    INSERT INTO messages (id, user_id, session_id, created_at, updated_at, quota_day, expires_at, due_at, send_at,
+                          reply_to, replayed_from, status, type, open, recipient, whatsapp_id, reference, request_id,
+                          content)
+    SELECT g.id, g.u, g.s, clock.now, clock.now, clock.now / 86400000,
+           COALESCE(g.expires_at, COALESCE(g.send_at, clock.now) + 86400000), g.send_at, g.send_at,
+           g.reply_to, g.replayed_from, CASE WHEN g.send_at IS NULL THEN 1 ELSE 0 END, g.type, g.send_at IS NULL,
+           g.recipient, g.whatsapp_id, g.reference, g.request_id, g.content
+    FROM granted g CROSS JOIN clock
+    ORDER BY g.n
+), key_heads AS (
+    INSERT INTO idempotency_keys (user_id, key, item, hash, message_id, created_at)
+    SELECT DISTINCT ON (g.u, g.k) g.u, g.k, 0, g.h, CASE WHEN g.ki = 0 THEN g.id END, clock.now
+    FROM granted g CROSS JOIN clock
+    WHERE g.k IS NOT NULL AND g.n NOT IN (SELECT n FROM head)
+    ORDER BY g.u, g.k
+), key_items AS (
+    INSERT INTO idempotency_keys (user_id, key, item, hash, message_id, created_at)
+    SELECT g.u, g.k, g.ki, g.h, g.id, clock.now
+    FROM granted g CROSS JOIN clock
+    WHERE g.k IS NOT NULL AND g.ki > 0
+    ORDER BY g.u, g.k, g.ki
+)
+SELECT 0 AS what, 0::bigint AS n, now AS a, NULL::bigint AS b, NULL::uuid AS id FROM clock
+UNION ALL SELECT 1, n, NULL, NULL, NULL FROM granted
+UNION ALL SELECT 2, n, created_at, NULL, NULL FROM stored
+UNION ALL SELECT 3, n, NULL, NULL, id FROM old
+UNION ALL SELECT 4, n, NULL, NULL, NULL FROM head WHERE NOT same
+UNION ALL SELECT 5, n, NULL, NULL, NULL FROM item WHERE active IS NOT true
+UNION ALL SELECT 6, n, NULL, NULL, NULL FROM item WHERE active AND here IS NULL
+UNION ALL SELECT 7, user_id, used, lim, NULL FROM q";
+
+#[derive(FromRow)]
+struct Row {
+    what: i32,
+    n: i64,
+    a: Option<i64>,
+    b: Option<i64>,
+    id: Option<Uuid>,
+}
+
+impl Statement for Accept {
+    type Item = Item;
+    type Answer = AcceptOutcome;
+
+    async fn run(
+        &self,
+        connection: &mut PgConnection,
+        items: &[&Item],
+    ) -> Result<Vec<Result<AcceptOutcome, StoreError>>, sqlx::Error> {
+        fn column<'a, T>(items: &[&'a Item], value: impl Fn(&'a Item) -> T) -> Vec<T> {
+            items.iter().map(|item| value(item)).collect()
+        }
+        let rows: Vec<Row> = sqlx::query_as(SQL)
+            .bind(column(items, |i| i.message.id.0))
+            .bind(column(items, |i| i.user.0))
+            .bind(column(items, |i| i.message.session.0))
+            .bind(column(items, |i| i.message.recipient.as_str()))
+            .bind(column(items, |i| i.message.whatsapp_id.as_str()))
+            .bind(column(items, |i| i.message.kind as i16))
+            .bind(column(items, |i| i.content.as_str()))
+            .bind(column(items, |i| i.message.send_at.map(|t| t.0)))
+            .bind(column(items, |i| i.message.expires_at.map(|t| t.0)))
+            .bind(column(items, |i| i.message.reply_to.map(|id| id.0)))
+            .bind(column(items, |i| i.message.replayed_from.map(|id| id.0)))
+            .bind(column(items, |i| i.message.reference.as_deref()))
+            .bind(column(items, |i| i.message.request_id.as_str()))
+            .bind(column(items, |i| i.key.as_ref().map(|k| k.key.as_str())))
+            .bind(column(items, |i| i.key.as_ref().map(|k| k.item)))
+            .bind(column(items, |i| i.key.as_ref().map(|k| k.hash.as_slice())))
+            .fetch_all(connection)
+            .await?;
+        Ok(outcomes(items, &rows))
+    }
+
+    fn invalid(&self, reason: String) -> Result<AcceptOutcome, StoreError> {
+        Ok(AcceptOutcome::Invalid(reason))
+    }
+}
+
+fn outcomes(items: &[&Item], rows: &[Row]) -> Vec<Result<AcceptOutcome, StoreError>> {
+    let now = Time(rows.iter().find(|row| row.what == 0).and_then(|row| row.a).unwrap_or_default());
+    let mut outcomes: Vec<Option<AcceptOutcome>> = vec![None; items.len()];
+    let mut quotas = HashMap::new();
+    for row in rows {
+        let outcome = match row.what {
+            1 => AcceptOutcome::Accepted { created_at: now },
+            2 => AcceptOutcome::Accepted { created_at: Time(row.a.unwrap_or_default()) },
+            3 => AcceptOutcome::Replayed(MessageId(row.id.unwrap_or_default())),
+            4 => AcceptOutcome::KeyReused,
+            5 => AcceptOutcome::UserInactive,
+            6 => AcceptOutcome::SessionGone,
+            7 => {
+                quotas.insert(row.n, Quota::new(row.b, row.a.unwrap_or_default(), now.day()));
+                continue;
+            }
+            _ => continue,
+        };
+        let at = usize::try_from(row.n - 1).unwrap_or(usize::MAX);
+        if let Some(slot) = outcomes.get_mut(at) {
+            // What was stored or remembered before counts more than what its user or session has become since.
+            let known = matches!(
+                slot,
+                Some(AcceptOutcome::Accepted { .. } | AcceptOutcome::Replayed(_) | AcceptOutcome::KeyReused)
+            );
+            if !known || matches!(outcome, AcceptOutcome::Accepted { .. }) {
+                *slot = Some(outcome);
+            }
+        }
+    }
+    let refused = |item: &Item| {
+        quotas
+            .get(&item.user.0)
+            .map(|quota| AcceptOutcome::QuotaExceeded(*quota))
+            .ok_or_else(|| StoreError::Internal("an item was neither accepted nor refused".to_owned()))
+    };
+    items.iter().zip(outcomes).map(|(item, outcome)| outcome.map_or_else(|| refused(item), Ok)).collect()
+}
+
+/// Gathers requests and commits them until all callers are gone. Each process has two of these: while one waits for the
+/// disk, the other gathers.
+pub(super) async fn commit_requests(
+    requests: std::sync::Arc<Gather<AcceptRequest, Vec<AcceptOutcome>>>,
+    mut committer: Committer<Accept>,
+    on_accept: AcceptHook,
+) {
+    let mut deferred: Vec<Pending<AcceptRequest, Vec<AcceptOutcome>>> = Vec::new();
+    loop {
+        let mut batch = std::mem::take(&mut deferred);
+        if batch.is_empty() {
+            match requests.next().await {
+                Some(gathered) => batch = gathered,
+                None => break,
+            }
+        }
+        // Twins of one key are folded by waiting for the next batch, where the first one's row is found.
+        let mut keys = HashSet::new();
+        let (now, later): (Vec<_>, Vec<_>) = batch.into_iter().partition(|pending| {
+            let request = &pending.request;
+            request.key.as_ref().is_none_or(|key| keys.insert((request.user, key.key.clone())))
+        });
+        deferred = later;
+        commit_batch(now, &mut committer, &on_accept).await;
+    }
+    committer.close().await;
+}
+
+async fn commit_batch(
+    batch: Vec<Pending<AcceptRequest, Vec<AcceptOutcome>>>,
+    committer: &mut Committer<Accept>,
+    on_accept: &AcceptHook,
+) {
+    let mut items = Vec::new();
+    let mut callers = Vec::with_capacity(batch.len());
+    for pending in batch {
+        let (request, answer) = pending.into_parts();
+        callers.push((request.items.len(), answer));
+        let AcceptRequest { user, key, items: messages } = request;
+        items.extend(messages.into_iter().map(|(position, message)| {
+            let content = serde_json::to_string(&message.content).unwrap_or_else(|_| "{}".to_owned());
+            let key = key.as_ref().map(|key| ItemKey {
+                key: key.key.clone(),
+                hash: key.hash,
+                item: if key.batch { i32::try_from(position + 1).unwrap_or(i32::MAX) } else { 0 },
+            });
+            Item { user, message, content, key }
+        }));
+    }
+    metrics::histogram!("sanasr_accept_batch_size").record(u32::try_from(items.len()).unwrap_or(u32::MAX));
+    let items: Vec<&Item> = items.iter().collect();
+    let mut outcomes = Vec::with_capacity(items.len());
+    for part in items.chunks(BATCH_MAX) {
+        let answers = committer.run(part).await;
+        let jobs: Vec<AcceptedJob> = part.iter().zip(&answers).filter_map(|(item, answer)| job(item, answer)).collect();
+        if !jobs.is_empty() {
+            on_accept(&jobs);
+        }
+        outcomes.extend(answers);
+    }
+    let mut outcomes = outcomes.into_iter();
+    for (count, answer) in callers {
+        answer.send(whole(outcomes.by_ref().take(count).collect()));
+    }
+}
+
+/// A request's answer. If a part of it was stored and another part failed, only repeating it can tell: saying "nothing was
+/// accepted" would be a lie.
+fn whole(outcomes: Vec<Result<AcceptOutcome, StoreError>>) -> Result<Vec<AcceptOutcome>, StoreError> {
+    let stored = outcomes.iter().any(|outcome| matches!(outcome, Ok(AcceptOutcome::Accepted { .. })));
+    outcomes.into_iter().collect::<Result<_, _>>().map_err(|error| match error {
+        StoreError::Unavailable(text) if stored => StoreError::OutcomeUnknown(text),
+        other => other,
+    })
+}
+
+fn job(item: &Item, answer: &Result<AcceptOutcome, StoreError>) -> Option<AcceptedJob> {
+    let Ok(AcceptOutcome::Accepted { created_at }) = answer else { return None };
+    (item.message.initial_status() == Status::Accepted).then(|| AcceptedJob {
+        message: item.message.id,
+        session: item.message.session,
+        life: item.message.expires_at(*created_at).since(*created_at).max(Duration::from_millis(1)),
+        request_id: item.message.request_id.clone(),
+    })
+}

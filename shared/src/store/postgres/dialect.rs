@@ -1,0 +1,56 @@
+//! Where PostgreSQL's text differs from SQLite's: what the shared statements are made with.
+
+use uuid::Uuid;
+
+use super::committer::is_connection_code;
+use crate::store::Fault;
+
+/// The database's clock in milliseconds, the same throughout a statement.
+macro_rules! now_ms {
+    () => {
+        "(floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint)"
+    };
+}
+
+/// One of the uuids in a parameter made by [`ids`](super::dialect::ids).
+macro_rules! among {
+    ($parameter:literal) => {
+        concat!("= ANY(", $parameter, ")")
+    };
+}
+
+/// Locks rows against every change.
+macro_rules! for_update {
+    () => {
+        " FOR UPDATE"
+    };
+}
+
+/// Locks rows against removal.
+macro_rules! for_key_share {
+    () => {
+        " FOR KEY SHARE"
+    };
+}
+
+/// Leaves out rows that are locked.
+macro_rules! skip_locked {
+    () => {
+        " SKIP LOCKED"
+    };
+}
+
+/// A list of uuids as one parameter.
+pub(crate) fn ids(ids: impl Iterator<Item = Uuid>) -> Vec<Uuid> {
+    ids.collect()
+}
+
+/// What an error code means. <https://www.postgresql.org/docs/15/errcodes-appendix.html>
+pub(crate) fn fault(code: &str) -> Fault {
+    match code {
+        "40P01" | "40001" | "55P03" | "57014" => Fault::Unavailable,
+        code if is_connection_code(code) => Fault::Unavailable,
+        code if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => Fault::Data,
+        _ => Fault::Defect,
+    }
+}

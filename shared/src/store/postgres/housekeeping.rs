@@ -1,0 +1,337 @@
+//! Sweeps: in chunks, each a statement or a short transaction. Messages are locked by id, then the quota.
+
+use std::time::Duration;
+
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use super::error;
+use crate::ids::{MessageId, SessionId};
+use crate::message::MessageError;
+use crate::ports::store::{AcceptedJob, Backlog, Result, Retention, SWEEP_CHUNK, Swept};
+use crate::session::DELETE_GRACE;
+use crate::time::{DAY_MS, Day, Time, millis};
+
+async fn now(connection: &mut PgConnection) -> Result<Time> {
+    sqlx::query_scalar("SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint")
+        .fetch_one(connection)
+        .await
+        .map(Time)
+        .map_err(error)
+}
+
+/// The users' quota rows are locked before the new `seq` is drawn, as by an accept: a user's order stays the order of
+/// commit.
+const PROMOTE: &str = "
+WITH clock AS MATERIALIZED (
+    SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
+), pick AS MATERIALIZED (
+    SELECT id FROM messages
+    WHERE due_at IS NOT NULL AND NOT open AND due_at <= (SELECT now FROM clock)
+    ORDER BY due_at, seq LIMIT $1
+), locked AS MATERIALIZED (
+    SELECT m.id, m.user_id, m.send_at, m.seq
+    FROM pick p JOIN messages m ON m.id = p.id
+    WHERE m.status = 0
+    ORDER BY m.id
+    FOR NO KEY UPDATE OF m SKIP LOCKED
+), q AS (
+    INSERT INTO quotas AS q (user_id, day, used, accepted)
+    SELECT DISTINCT user_id, (SELECT now FROM clock) / 86400000, 0, 0 FROM locked ORDER BY 1
+    ON CONFLICT (user_id, day) DO UPDATE SET want = 0
+    RETURNING user_id
+), placed AS MATERIALIZED (
+    SELECT l.id, nextval('message_seq') AS seq
+    FROM (SELECT l.* FROM locked l JOIN q ON q.user_id = l.user_id ORDER BY l.send_at, l.seq) l
+), moved AS (
+    UPDATE messages m
+    SET status = 1, open = true, due_at = NULL, seq = p.seq, updated_at = (SELECT now FROM clock)
+    FROM placed p WHERE m.id = p.id AND m.status = 0
+    RETURNING m.id, m.seq, m.user_id, m.session_id, m.expires_at, m.request_id
+), event AS (
+    INSERT INTO events (at, user_id, session_id, message_id, status)
+    SELECT (SELECT now FROM clock), user_id, session_id, id, 1 FROM moved
+)
+SELECT m.id, m.session_id, m.expires_at - (SELECT now FROM clock) AS life, m.request_id FROM moved m ORDER BY m.seq";
+
+#[derive(FromRow)]
+struct Promoted {
+    id: MessageId,
+    session_id: SessionId,
+    life: i64,
+    request_id: String,
+}
+
+pub(super) async fn promote(connection: &mut PgConnection) -> Result<(Vec<AcceptedJob>, bool)> {
+    let rows: Vec<Promoted> = sqlx::query_as(PROMOTE).bind(SWEEP_CHUNK).fetch_all(connection).await.map_err(error)?;
+    let more = is_full(rows.len());
+    let job = |row: Promoted| AcceptedJob {
+        message: row.id,
+        session: row.session_id,
+        life: Duration::from_millis(u64::try_from(row.life).unwrap_or(0).max(1)),
+        request_id: row.request_id,
+    };
+    Ok((rows.into_iter().map(job).collect(), more))
+}
+
+fn is_full(rows: usize) -> bool {
+    i64::try_from(rows).is_ok_and(|rows| rows >= SWEEP_CHUNK)
+}
+
+/// Ends messages that a statement picks as `picked (id, ended)`, where `ended` is the status they get unless they may have
+/// been sent.
+macro_rules! ending {
+    ($pick:literal) => {
+        concat!(
+            "
+WITH clock AS MATERIALIZED (
+    SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
+), ",
+            $pick,
+            ", locked AS MATERIALIZED (
+    SELECT m.id, m.status AS was, CASE WHEN m.unknown_attempts > 0 THEN 6::smallint ELSE p.ended END AS status
+    FROM picked p JOIN messages m ON m.id = p.id
+    WHERE m.status IN (0, 1, 2)
+    ORDER BY m.id
+    FOR NO KEY UPDATE OF m SKIP LOCKED
+), moved AS (
+    UPDATE messages m
+    SET status = l.status, open = false, due_at = NULL, hold = 0, refunded = m.unknown_attempts = 0,
+        error = CASE WHEN l.status = 6 THEN $2 ELSE m.error END,
+        updated_at = (SELECT now FROM clock)
+    FROM locked l WHERE m.id = l.id AND m.status = l.was
+    RETURNING m.id, m.user_id, m.session_id, m.quota_day, m.status, m.refunded
+), event AS (
+    INSERT INTO events (at, user_id, session_id, message_id, status)
+    SELECT (SELECT now FROM clock), user_id, session_id, id, status FROM moved
+), refund AS (
+    INSERT INTO quotas AS q (user_id, day, want, used, accepted)
+    SELECT user_id, quota_day, count(*), 0, 0 FROM moved WHERE refunded GROUP BY user_id, quota_day
+    ORDER BY user_id, quota_day
+    ON CONFLICT (user_id, day) DO UPDATE SET used = q.used - excluded.want
+), counted AS (
+    INSERT INTO usage_stats AS u (user_id, day, shard, failed)
+    SELECT user_id, quota_day, 0, count(*) FROM moved WHERE status = 6 GROUP BY user_id, quota_day
+    ORDER BY user_id, quota_day
+    ON CONFLICT (user_id, day, shard) DO UPDATE SET failed = u.failed + excluded.failed
+)
+SELECT id FROM moved"
+        )
+    };
+}
+
+/// What is being sent is left to its owner while that lives, unless it is in doubt and waits.
+const EXPIRE: &str = ending!(
+    "picked AS MATERIALIZED (
+    SELECT m.id, 7::smallint AS ended FROM messages m
+    WHERE m.open AND m.expires_at <= (SELECT now FROM clock)
+      AND (m.status = 1 OR m.due_at IS NOT NULL OR m.claimed_by NOT IN (SELECT id FROM workers))
+    ORDER BY m.expires_at LIMIT $1
+)"
+);
+
+/// What a session that is marked and owned by nobody has queued.
+const DRAIN: &str = ending!(
+    "picked AS MATERIALIZED (
+    (SELECT m.id, 8::smallint AS ended FROM messages m WHERE m.session_id = $3 AND m.open LIMIT $1)
+    UNION ALL
+    (SELECT m.id, 8::smallint FROM messages m
+     WHERE m.due_at IS NOT NULL AND NOT m.open AND m.session_id = $3 LIMIT $1)
+)"
+);
+
+fn unknown_outcome() -> String {
+    serde_json::to_string(&MessageError::unknown_outcome()).unwrap_or_default()
+}
+
+pub(super) async fn expire(connection: &mut PgConnection) -> Result<Swept> {
+    let messages: Vec<MessageId> = sqlx::query_scalar(EXPIRE)
+        .bind(SWEEP_CHUNK)
+        .bind(unknown_outcome())
+        .fetch_all(connection)
+        .await
+        .map_err(error)?;
+    let more = is_full(messages.len());
+    Ok(Swept { messages, more })
+}
+
+/// In a transaction.
+pub(super) async fn drain_deleted(connection: &mut PgConnection) -> Result<(Swept, Vec<SessionId>)> {
+    let marked: Vec<SessionId> = sqlx::query_scalar(
+        "SELECT id FROM sessions
+         WHERE deleting_at IS NOT NULL AND drained_at IS NULL
+           AND deleting_at < floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint - $1
+           AND (owner IS NULL OR owner NOT IN (SELECT id FROM workers))
+         ORDER BY deleting_at LIMIT 10",
+    )
+    .bind(millis(DELETE_GRACE))
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(error)?;
+    let mut swept = Swept::default();
+    let mut empty = Vec::new();
+    for session in marked {
+        let ended: Vec<MessageId> = sqlx::query_scalar(DRAIN)
+            .bind(SWEEP_CHUNK)
+            .bind(unknown_outcome())
+            .bind(session)
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(error)?;
+        if !ended.is_empty() {
+            swept = Swept { messages: ended, more: true };
+            break;
+        }
+        // Its messages still show its name: the row stays, marked as done.
+        sqlx::query(
+            "UPDATE sessions SET queued = 0, drained_at = floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint
+             WHERE id = $1",
+        )
+        .bind(session)
+        .execute(&mut *connection)
+        .await
+        .map_err(error)?;
+        empty.push(session);
+    }
+    Ok((swept, empty))
+}
+
+pub(super) async fn count_backlog(connection: &mut PgConnection) -> Result<(Backlog, Option<Duration>)> {
+    let counted: Vec<(Uuid, i64)> = sqlx::query_as(
+        "SELECT session_id, count(*) FROM (
+             SELECT session_id FROM messages WHERE open
+             UNION ALL
+             SELECT session_id FROM messages WHERE due_at IS NOT NULL AND NOT open) m
+         GROUP BY session_id",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(error)?;
+    let (ids, counts): (Vec<Uuid>, Vec<i64>) = counted.into_iter().unzip();
+    sqlx::query(
+        "WITH locked AS MATERIALIZED (
+             SELECT s.id, COALESCE(c.n, 0) AS n
+             FROM sessions s LEFT JOIN unnest($1::uuid[], $2::bigint[]) AS c (id, n) ON c.id = s.id
+             WHERE s.queued <> COALESCE(c.n, 0)
+             ORDER BY s.id FOR NO KEY UPDATE OF s)
+         UPDATE sessions s SET queued = l.n FROM locked l WHERE s.id = l.id",
+    )
+    .bind(&ids)
+    .bind(&counts)
+    .execute(&mut *connection)
+    .await
+    .map_err(error)?;
+    let oldest_ms: Option<i64> = sqlx::query_scalar(
+        "SELECT max(floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint - f.created_at)
+         FROM unnest($1::uuid[]) AS s (id)
+         CROSS JOIN LATERAL (
+             SELECT m.created_at FROM messages m WHERE m.session_id = s.id AND m.open ORDER BY m.seq LIMIT 1) f",
+    )
+    .bind(&ids)
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(error)?;
+    let backlog = super::sql::messages::backlog(connection).await?;
+    Ok((backlog, oldest_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)))))
+}
+
+/// Days whose stats may still be written by a process that counts late.
+const FOLD_AFTER_DAYS: i64 = 2;
+
+pub(super) async fn retire(connection: &mut PgConnection, retention: &Retention) -> Result<bool> {
+    let now = now(connection).await?;
+    let mut more = fold_usage(connection, Day(now.day().0 - FOLD_AFTER_DAYS)).await?;
+    more |= delete(
+        connection,
+        "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2))",
+        now.0 - millis(retention.idempotency_keys),
+    )
+    .await?;
+    more |= retire_events(connection, now, now.0 - millis(retention.events)).await?;
+    if let Some(keep) = retention.messages {
+        more |= retire_messages(connection, now.0 - millis(keep)).await?;
+    }
+    Ok(more)
+}
+
+async fn delete(connection: &mut PgConnection, sql: &'static str, before: i64) -> Result<bool> {
+    let done = sqlx::query(sql).bind(before).bind(SWEEP_CHUNK).execute(connection).await.map_err(error)?;
+    Ok(done.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
+}
+
+async fn fold_usage(connection: &mut PgConnection, before: Day) -> Result<bool> {
+    let folded = sqlx::query(
+        "WITH old AS MATERIALIZED (
+             SELECT user_id, day, shard FROM usage_stats WHERE day < $1 AND shard <> 0
+             ORDER BY user_id, day, shard LIMIT $2 FOR UPDATE SKIP LOCKED),
+         gone AS (
+             DELETE FROM usage_stats u USING old o
+             WHERE u.user_id = o.user_id AND u.day = o.day AND u.shard = o.shard
+             RETURNING u.*)
+         INSERT INTO usage_stats AS u (user_id, day, shard, sent, failed, media_sent, api_requests)
+         SELECT user_id, day, 0, sum(sent), sum(failed), sum(media_sent), sum(api_requests)
+         FROM gone GROUP BY user_id, day ORDER BY user_id, day
+         ON CONFLICT (user_id, day, shard) DO UPDATE
+         SET sent = u.sent + excluded.sent, failed = u.failed + excluded.failed,
+             media_sent = u.media_sent + excluded.media_sent, api_requests = u.api_requests + excluded.api_requests",
+    )
+    .bind(before)
+    .bind(SWEEP_CHUNK)
+    .execute(connection)
+    .await
+    .map_err(error)?;
+    Ok(folded.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
+}
+
+/// Events live in a partition a day, made ahead; whole days are dropped, and what fell into the default partition is
+/// deleted.
+async fn retire_events(connection: &mut PgConnection, now: Time, before: i64) -> Result<bool> {
+    let name = |day: Day| format!("events_{}", day.to_string().replace('-', ""));
+    let tomorrow = now.day().next();
+    for day in [tomorrow, tomorrow.next()] {
+        let (name, from, until) = (name(day), day.start().0, day.next().start().0);
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "CREATE TABLE IF NOT EXISTS {name} PARTITION OF events FOR VALUES FROM ({from}) TO ({until})"
+        )))
+        .execute(&mut *connection)
+        .await
+        .map_err(error)?;
+    }
+    let partitions: Vec<String> = sqlx::query_scalar(
+        "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE i.inhparent = 'events'::regclass AND c.relname ~ '^events_[0-9]{8}$'",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(error)?;
+    let last_kept = name(Day(before.div_euclid(DAY_MS)));
+    for old in partitions.into_iter().filter(|partition| *partition < last_kept) {
+        sqlx::query(sqlx::AssertSqlSafe(format!("DROP TABLE IF EXISTS {old}")))
+            .execute(&mut *connection)
+            .await
+            .map_err(error)?;
+    }
+    delete(
+        connection,
+        "DELETE FROM events_default WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM events_default WHERE at < $1 ORDER BY n LIMIT $2))",
+        before,
+    )
+    .await
+}
+
+/// Ids sort by time, so the oldest messages are the first of the primary key.
+async fn retire_messages(connection: &mut PgConnection, before: i64) -> Result<bool> {
+    let bound = Uuid::from_u128(u128::from(u64::try_from(before).unwrap_or(0)) << 80);
+    let done = sqlx::query(
+        "DELETE FROM messages WHERE id = ANY(ARRAY(
+             SELECT id FROM messages WHERE id < $1 AND NOT open AND status > 2 ORDER BY id LIMIT $2))",
+    )
+    .bind(bound)
+    .bind(SWEEP_CHUNK)
+    .execute(connection)
+    .await
+    .map_err(error)?;
+    Ok(done.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
+}

@@ -1,0 +1,239 @@
+//! The pull: the one way from the store to a bridge, for many sessions in one statement.
+//!
+//! The worker's row and then the sessions' rows are locked FOR KEY SHARE: whoever declares the worker dead, or gives a
+//! session back, locks them FOR UPDATE, so that this statement sees either its right or nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use super::committer::{Committer, Statement};
+use crate::group_commit::{Gather, Pending};
+use crate::ids::{MessageId, SessionId, WorkerId};
+use crate::message::MessageType;
+use crate::ports::store::{Outgoing, PullRequest, Pulled, StoreError};
+use crate::recipient::Recipient;
+use crate::time::Time;
+
+pub(super) struct Pull;
+
+/// The head of a recipient's queue is found by a scalar subquery, an index probe per row examined: an anti-join would be
+/// free to read all that is held up.
+const SQL: &str = "
+WITH clock AS MATERIALIZED (
+    SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
+), want AS MATERIALIZED (
+    SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+        AS w (s, claim, from_seq, low, places, scan)
+), held AS MATERIALIZED (
+    SELECT * FROM unnest($8::uuid[], $9::text[]) AS h (s, recipient)
+), worker AS MATERIALIZED (
+    SELECT id FROM workers WHERE id = $1 FOR KEY SHARE
+), ready AS MATERIALIZED (
+    SELECT w.*
+    FROM worker CROSS JOIN want w JOIN sessions s ON s.id = w.s JOIN users u ON u.id = s.user_id
+    WHERE s.owner = $1 AND s.status = 3 AND NOT s.paused AND s.deleting_at IS NULL AND u.is_active
+    ORDER BY s.id
+    FOR KEY SHARE OF s
+), look AS MATERIALIZED (
+    SELECT r.s, r.claim, c.id, c.seq
+    FROM ready r CROSS JOIN LATERAL (
+        SELECT m.id, m.seq
+        FROM (
+            SELECT m.id, m.seq, m.recipient, m.status, m.due_at, m.expires_at, m.claimed_by, m.claim
+            FROM messages m
+            WHERE m.session_id = r.s AND m.open AND m.seq >= r.from_seq
+            ORDER BY m.seq
+            LIMIT r.scan
+        ) m
+        WHERE ((m.status = 1 OR (m.claimed_by = $1 AND m.claim = r.claim AND m.due_at IS NOT NULL))
+                AND COALESCE(m.due_at, 0) <= (SELECT now FROM clock) AND m.expires_at > (SELECT now FROM clock)
+               OR m.status = 2 AND (m.claimed_by, m.claim) IS DISTINCT FROM ($1, r.claim))
+          AND (m.recipient, r.s) NOT IN (SELECT h.recipient, h.s FROM held h)
+          AND m.seq = (SELECT e.seq FROM messages e
+                       WHERE e.session_id = r.s AND e.recipient = m.recipient AND e.open AND e.seq >= r.low
+                       ORDER BY e.seq LIMIT 1)
+        ORDER BY m.seq
+        LIMIT r.places
+    ) c
+), seen AS MATERIALIZED (
+    SELECT r.s, f.found, f.last, t.rows, t.last AS scanned, t.next_due,
+           (SELECT m.seq FROM messages m WHERE m.session_id = r.s AND m.open AND m.seq >= r.from_seq
+            ORDER BY m.seq LIMIT 1) AS first, r.places, r.scan
+    FROM ready r
+    CROSS JOIN LATERAL (SELECT count(*) AS found, max(l.seq) AS last FROM look l WHERE l.s = r.s) f
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS rows, max(m.seq) AS last,
+               min(m.due_at) FILTER (WHERE m.due_at > (SELECT now FROM clock)) AS next_due
+        FROM (
+            SELECT m.seq, m.due_at FROM messages m
+            WHERE m.session_id = r.s AND m.open AND m.seq >= r.from_seq
+            ORDER BY m.seq
+            LIMIT CASE WHEN f.found < r.places THEN r.scan ELSE 0 END
+        ) m
+    ) t
+), locked AS MATERIALIZED (
+    SELECT m.id, l.claim, m.status AS was
+    FROM look l JOIN messages m ON m.id = l.id
+    WHERE m.open AND (m.status = 1 AND COALESCE(m.due_at, 0) <= (SELECT now FROM clock)
+                      OR m.status = 2 AND (m.due_at IS NOT NULL OR (m.claimed_by, m.claim) IS DISTINCT FROM ($1, l.claim)))
+    ORDER BY m.id
+    FOR NO KEY UPDATE OF m
+), claimed AS (
+    UPDATE messages m
+    SET status = 2, claimed_by = $1, claim = l.claim, attempts = m.attempts + 1,
+        unknown_attempts = m.unknown_attempts + 1, due_at = NULL, hold = 0, updated_at = (SELECT now FROM clock)
+    FROM locked l
+    WHERE m.id = l.id AND m.status IN (1, 2)
+    RETURNING m.*, l.was
+), event AS (
+    INSERT INTO events (at, user_id, session_id, message_id, status)
+    SELECT (SELECT now FROM clock), user_id, session_id, id, 2 FROM claimed WHERE was = 1
+)
+SELECT (SELECT now FROM clock) AS now, s.s AS ready, s.found, s.last, s.rows, s.scanned, s.next_due, s.first,
+       s.places, s.scan,
+       c.id, c.seq, c.recipient, c.whatsapp_id, c.type AS kind, c.content, c.attempts, c.unknown_attempts, c.crashes,
+       c.created_at, c.expires_at, c.request_id,
+       (SELECT q.whatsapp_id FROM messages q WHERE q.id = c.reply_to) AS quoted
+FROM worker LEFT JOIN seen s ON true LEFT JOIN claimed c ON c.session_id = s.s";
+
+#[derive(FromRow)]
+struct Row {
+    now: i64,
+    ready: Option<Uuid>,
+    found: Option<i64>,
+    last: Option<i64>,
+    rows: Option<i64>,
+    scanned: Option<i64>,
+    next_due: Option<i64>,
+    first: Option<i64>,
+    places: Option<i64>,
+    scan: Option<i64>,
+    id: Option<MessageId>,
+    seq: Option<i64>,
+    recipient: Option<Recipient>,
+    whatsapp_id: Option<String>,
+    kind: Option<i16>,
+    content: Option<String>,
+    attempts: Option<i32>,
+    unknown_attempts: Option<i32>,
+    crashes: Option<i32>,
+    created_at: Option<i64>,
+    expires_at: Option<i64>,
+    request_id: Option<String>,
+    quoted: Option<String>,
+}
+
+impl Row {
+    fn outgoing(self) -> Option<Outgoing> {
+        let kind = MessageType::from_code(self.kind?);
+        let content = match kind {
+            Some(_) => serde_json::from_str(&self.content?).map_err(|e| format!("content: {e}")),
+            None => Err("an unknown type".to_owned()),
+        };
+        Some(Outgoing {
+            id: self.id?,
+            seq: self.seq?,
+            recipient: self.recipient?,
+            whatsapp_id: self.whatsapp_id?,
+            kind: kind.unwrap_or(MessageType::Text),
+            content,
+            quoted: self.quoted,
+            attempt: self.attempts?,
+            unknown_attempts: self.unknown_attempts?,
+            crashes: self.crashes?,
+            created_at: Time(self.created_at?),
+            expires_at: Time(self.expires_at?),
+            request_id: self.request_id?,
+        })
+    }
+
+    /// Where to go on, if the look ended before the session's last row.
+    fn next_seq(&self) -> Option<i64> {
+        if self.found? >= self.places? {
+            return Some(self.last.map_or_else(|| self.first.unwrap_or(0), |last| last + 1));
+        }
+        if self.rows? >= self.scan? { self.scanned.map(|scanned| scanned + 1) } else { None }
+    }
+}
+
+impl Statement for Pull {
+    type Item = PullRequest;
+    type Answer = Pulled;
+
+    async fn run(
+        &self,
+        connection: &mut PgConnection,
+        items: &[&PullRequest],
+    ) -> Result<Vec<Result<Pulled, StoreError>>, sqlx::Error> {
+        let Some(worker) = items.first().map(|item| item.worker) else { return Ok(Vec::new()) };
+        fn column<'a, T>(items: &[&'a PullRequest], value: impl Fn(&'a PullRequest) -> T) -> Vec<T> {
+            items.iter().map(|item| value(item)).collect()
+        }
+        let (held_sessions, held): (Vec<Uuid>, Vec<&str>) =
+            items.iter().flat_map(|i| i.held.iter().map(|r| (i.session.0, r.as_str()))).unzip();
+        let rows: Vec<Row> = sqlx::query_as(SQL)
+            .bind(worker)
+            .bind(column(items, |i| i.session.0))
+            .bind(column(items, |i| i.claim))
+            .bind(column(items, |i| i.from_seq))
+            .bind(column(items, |i| i.low))
+            .bind(column(items, |i| i64::from(i.places)))
+            .bind(column(items, |i| i64::from(i.scan)))
+            .bind(held_sessions)
+            .bind(held)
+            .fetch_all(connection)
+            .await?;
+        Ok(answers(items, rows))
+    }
+}
+
+fn answers(items: &[&PullRequest], rows: Vec<Row>) -> Vec<Result<Pulled, StoreError>> {
+    let Some(now) = rows.first().map(|row| Time(row.now)) else {
+        return items.iter().map(|_| Err(StoreError::Fenced)).collect();
+    };
+    let mut sessions: HashMap<Uuid, Pulled> = HashMap::new();
+    for row in rows {
+        let Some(session) = row.ready else { continue };
+        let pulled = sessions.entry(session).or_insert_with(|| Pulled {
+            messages: Vec::new(),
+            next_seq: row.next_seq(),
+            first_seq: row.first,
+            next_due: row.next_due.map(Time),
+            now,
+            ready: true,
+        });
+        pulled.messages.extend(row.outgoing());
+    }
+    let answer = |item: &&PullRequest| {
+        let mut pulled = sessions.remove(&item.session.0).unwrap_or(Pulled { now, ..Pulled::default() });
+        pulled.messages.sort_by_key(|message| message.seq);
+        Ok(pulled)
+    };
+    items.iter().map(answer).collect()
+}
+
+/// Gathers pulls and runs them until all callers are gone. One statement speaks for one worker, and once for a session.
+pub(super) async fn commit_pulls(pulls: Arc<Gather<PullRequest, Pulled>>, mut committer: Committer<Pull>) {
+    let mut deferred: Vec<Pending<PullRequest, Pulled>> = Vec::new();
+    loop {
+        let mut batch = std::mem::take(&mut deferred);
+        if batch.is_empty() {
+            match pulls.next().await {
+                Some(gathered) => batch = gathered,
+                None => break,
+            }
+        }
+        let Some(worker): Option<WorkerId> = batch.first().map(|pending| pending.request.worker) else { continue };
+        let mut sessions: HashSet<SessionId> = HashSet::new();
+        let (now, later): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|pending| pending.request.worker == worker && sessions.insert(pending.request.session));
+        deferred = later;
+        metrics::histogram!("sanasr_pull_batch_size").record(u32::try_from(now.len()).unwrap_or(u32::MAX));
+        super::run_and_answer(now, &mut committer).await;
+    }
+    committer.close().await;
+}

@@ -1,0 +1,134 @@
+//! Users and their keys.
+
+use super::{Connection, failed, sessions};
+use crate::ids::{ApiKeyId, UserId};
+use crate::ports::store::{Result, StoreError};
+use crate::session::{BridgeKind, DEFAULT_SESSION};
+use crate::store::taken;
+use crate::time::Time;
+use crate::user::{KeyOwner, NewUser, User};
+
+macro_rules! user_columns {
+    () => {
+        "id, username, email, first_name, last_name, is_staff, is_active, max_messages_per_day, created_at, updated_at"
+    };
+}
+
+/// Whether any user exists.
+pub(crate) async fn any_user(conn: &mut Connection) -> Result<bool> {
+    let (any,): (bool,) =
+        sqlx::query_as("SELECT EXISTS (SELECT 1 FROM users) AS found").fetch_one(conn).await.map_err(failed)?;
+    Ok(any)
+}
+
+/// Makes a user with its session `default`. Within a transaction.
+pub(crate) async fn create_user(conn: &mut Connection, user: &NewUser, default_bridge: BridgeKind) -> Result<User> {
+    let made: User = sqlx::query_as(concat!(
+        "INSERT INTO users (username, password_hash, is_staff, max_messages_per_day, created_at, updated_at)
+        SELECT $1, $2, $3, $4, t.now, t.now FROM (SELECT ",
+        now_ms!(),
+        " AS now) t RETURNING ",
+        user_columns!()
+    ))
+    .bind(&user.username)
+    .bind(&user.password_hash)
+    .bind(user.is_staff)
+    .bind(user.max_messages_per_day)
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(|e| if taken(&e) { StoreError::Taken("username") } else { failed(e) })?;
+    sessions::create(conn, made.id, DEFAULT_SESSION, default_bridge).await?;
+    Ok(made)
+}
+
+/// A user by name.
+pub(crate) async fn user_by_name(conn: &mut Connection, username: &str) -> Result<Option<User>> {
+    sqlx::query_as(concat!("SELECT ", user_columns!(), " FROM users WHERE username = $1"))
+        .bind(username)
+        .fetch_optional(conn)
+        .await
+        .map_err(failed)
+}
+
+/// Sets a user's password.
+pub(crate) async fn set_password(conn: &mut Connection, username: &str, password_hash: &str) -> Result<bool> {
+    let done =
+        sqlx::query(concat!("UPDATE users SET password_hash = $2, updated_at = ", now_ms!(), " WHERE username = $1"))
+            .bind(username)
+            .bind(password_hash)
+            .execute(conn)
+            .await
+            .map_err(failed)?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Activates or deactivates a user.
+pub(crate) async fn set_active(conn: &mut Connection, user: UserId, active: bool) -> Result<bool> {
+    let done = sqlx::query(concat!("UPDATE users SET is_active = $2, updated_at = ", now_ms!(), " WHERE id = $1"))
+        .bind(user)
+        .bind(active)
+        .execute(conn)
+        .await
+        .map_err(failed)?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Sets a user's daily limit.
+pub(crate) async fn set_limit(conn: &mut Connection, user: UserId, max_messages_per_day: Option<i64>) -> Result<bool> {
+    let done =
+        sqlx::query(concat!("UPDATE users SET max_messages_per_day = $2, updated_at = ", now_ms!(), " WHERE id = $1"))
+            .bind(user)
+            .bind(max_messages_per_day)
+            .execute(conn)
+            .await
+            .map_err(failed)?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Keeps a new key.
+pub(crate) async fn create_api_key(
+    conn: &mut Connection,
+    user: UserId,
+    name: &str,
+    lookup: &str,
+    hash: &[u8],
+    expires_at: Option<Time>,
+) -> Result<ApiKeyId> {
+    let (id,): (ApiKeyId,) = sqlx::query_as(concat!(
+        "INSERT INTO api_keys (user_id, name, lookup, hash, expires_at, created_at) VALUES ($1, $2, $3, $4, $5, ",
+        now_ms!(),
+        ") RETURNING id"
+    ))
+    .bind(user)
+    .bind(name)
+    .bind(lookup)
+    .bind(hash)
+    .bind(expires_at)
+    .fetch_one(conn)
+    .await
+    .map_err(|e| if taken(&e) { StoreError::Taken("key") } else { failed(e) })?;
+    Ok(id)
+}
+
+/// What stands behind the public part of a key.
+pub(crate) async fn key_owner(conn: &mut Connection, lookup: &str) -> Result<Option<KeyOwner>> {
+    sqlx::query_as(
+        "SELECT k.id AS key_id, k.hash, k.is_active AS key_is_active, k.expires_at, k.user_id,
+            u.is_active AS user_is_active
+        FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.lookup = $1",
+    )
+    .bind(lookup)
+    .fetch_optional(conn)
+    .await
+    .map_err(failed)
+}
+
+/// Revokes a key.
+pub(crate) async fn revoke_api_key(conn: &mut Connection, id: ApiKeyId) -> Result<bool> {
+    let done = sqlx::query("UPDATE api_keys SET is_active = false WHERE id = $1")
+        .bind(id)
+        .execute(conn)
+        .await
+        .map_err(failed)?;
+    Ok(done.rows_affected() > 0)
+}

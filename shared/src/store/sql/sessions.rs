@@ -1,0 +1,221 @@
+//! Sessions as their users see them: those marked for deletion are absent.
+
+use super::rows::SessionRow;
+use super::{Connection, event, failed};
+use crate::ids::{SessionId, UserId};
+use crate::ports::store::{Page, Result, Scope, SessionCommand, StoreError};
+use crate::session::{BridgeKind, Pace, Session, SessionStatus};
+use crate::store::taken;
+
+/// A QR code is shown while it can be scanned.
+macro_rules! session_columns {
+    () => {
+        concat!(
+            "id, name, user_id, bridge, status, paused, blocked_reason, phone_number, CASE WHEN qr_expires_at > ",
+            now_ms!(),
+            " THEN qr_code END AS qr_code, CASE WHEN qr_expires_at > ",
+            now_ms!(),
+            " THEN qr_expires_at END AS qr_expires_at, connected_at, last_active_at, queued, per_minute, burst, jitter_ms,
+            first_contacts_per_minute, typing, created_at, updated_at"
+        )
+    };
+}
+
+/// Makes a session.
+pub(crate) async fn create(conn: &mut Connection, user: UserId, name: &str, bridge: BridgeKind) -> Result<Session> {
+    let row: SessionRow = sqlx::query_as(concat!(
+        "INSERT INTO sessions (id, user_id, name, bridge, created_at, updated_at)
+        SELECT $1, $2, $3, $4, t.now, t.now FROM (SELECT ",
+        now_ms!(),
+        " AS now) t RETURNING ",
+        session_columns!()
+    ))
+    .bind(SessionId::generate())
+    .bind(user)
+    .bind(name)
+    .bind(bridge as i16)
+    .fetch_one(conn)
+    .await
+    .map_err(|e| if taken(&e) { StoreError::Taken("name") } else { failed(e) })?;
+    row.try_into()
+}
+
+/// One session of a user.
+pub(crate) async fn session(conn: &mut Connection, user: UserId, name: &str) -> Result<Option<Session>> {
+    let row: Option<SessionRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        session_columns!(),
+        " FROM sessions WHERE user_id = $1 AND name = $2 AND deleting_at IS NULL"
+    ))
+    .bind(user)
+    .bind(name)
+    .fetch_optional(conn)
+    .await
+    .map_err(failed)?;
+    row.map(Session::try_from).transpose()
+}
+
+macro_rules! session_page {
+    ($whose:expr) => {
+        concat!(
+            "SELECT ",
+            session_columns!(),
+            " FROM sessions WHERE ($1 IS NULL OR id < $1) AND deleting_at IS NULL AND ",
+            $whose,
+            " ORDER BY id DESC LIMIT $3"
+        )
+    };
+}
+
+/// A page of sessions, newest first.
+pub(crate) async fn page(
+    conn: &mut Connection,
+    scope: Scope,
+    after: Option<SessionId>,
+    limit: u32,
+) -> Result<Page<Session>> {
+    let text = match scope {
+        Scope::User(_) => session_page!("user_id = $2"),
+        Scope::All => session_page!("$2 IS NULL"),
+    };
+    let limit = limit.max(1);
+    let mut rows: Vec<SessionRow> = sqlx::query_as(text)
+        .bind(after)
+        .bind(scope.user())
+        .bind(i64::from(limit) + 1)
+        .fetch_all(conn)
+        .await
+        .map_err(failed)?;
+    let size = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = rows.len() > size;
+    rows.truncate(size);
+    let items = rows.into_iter().map(Session::try_from).collect::<Result<Vec<_>>>()?;
+    let next = if more { items.last().map(|s| s.id.0) } else { None };
+    Ok(Page { items, next })
+}
+
+/// Sets a session's pace.
+pub(crate) async fn set_pace(conn: &mut Connection, user: UserId, name: &str, pace: &Pace) -> Result<Option<Session>> {
+    let row: Option<SessionRow> = sqlx::query_as(concat!(
+        "UPDATE sessions SET per_minute = $3, burst = $4, jitter_ms = $5, first_contacts_per_minute = $6, typing = $7,
+            updated_at = ",
+        now_ms!(),
+        " WHERE user_id = $1 AND name = $2 AND deleting_at IS NULL RETURNING ",
+        session_columns!()
+    ))
+    .bind(user)
+    .bind(name)
+    .bind(pace.per_minute.map(i64::from))
+    .bind(pace.burst.map(i64::from))
+    .bind(i64::from(pace.jitter_ms))
+    .bind(pace.first_contacts_per_minute.map(i64::from))
+    .bind(pace.typing)
+    .fetch_optional(conn)
+    .await
+    .map_err(failed)?;
+    row.map(Session::try_from).transpose()
+}
+
+/// What a command may change.
+#[derive(Clone, Copy, PartialEq, sqlx::FromRow)]
+struct State {
+    status: i16,
+    wanted: bool,
+    logout: bool,
+    paused: bool,
+    paired: bool,
+}
+
+impl State {
+    /// What becomes of it. What needs the bridge is left to the owner, if there is one.
+    fn after(self, command: SessionCommand, owned: bool) -> Self {
+        use SessionStatus::{Banned, Connecting, Disconnected, LoggedOut};
+        let ended = self.status == LoggedOut as i16 || self.status == Banned as i16;
+        match command {
+            SessionCommand::Connect => {
+                let idle = ended || self.status == Disconnected as i16;
+                Self { status: if idle { Connecting as i16 } else { self.status }, wanted: true, logout: false, ..self }
+            }
+            SessionCommand::Disconnect => {
+                Self { status: if owned || ended { self.status } else { Disconnected as i16 }, wanted: false, ..self }
+            }
+            SessionCommand::Logout if owned => Self { wanted: false, logout: true, ..self },
+            SessionCommand::Logout => {
+                Self { status: LoggedOut as i16, wanted: false, logout: false, paired: false, ..self }
+            }
+            SessionCommand::Pause => Self { paused: true, ..self },
+            SessionCommand::Resume => Self { paused: false, ..self },
+        }
+    }
+}
+
+/// Writes down what a user wants. Within a transaction.
+pub(crate) async fn command(
+    conn: &mut Connection,
+    user: UserId,
+    name: &str,
+    command: SessionCommand,
+) -> Result<Option<Session>> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        id: SessionId,
+        owned: bool,
+        #[sqlx(flatten)]
+        state: State,
+    }
+    let row: Option<Row> = sqlx::query_as(concat!(
+        "SELECT id, owner IS NOT NULL AS owned, status, wanted, logout, paused, paired
+        FROM sessions WHERE user_id = $1 AND name = $2 AND deleting_at IS NULL",
+        for_update!()
+    ))
+    .bind(user)
+    .bind(name)
+    .fetch_optional(&mut *conn)
+    .await
+    .map_err(failed)?;
+    let Some(Row { id, owned, state: old }) = row else { return Ok(None) };
+    let new = old.after(command, owned);
+    if new == old {
+        return session(conn, user, name).await;
+    }
+    let row: SessionRow = sqlx::query_as(concat!(
+        "UPDATE sessions SET status = $2, wanted = $3, logout = $4, paused = $5, paired = $6,
+            phone_number = CASE WHEN $6 OR NOT paired THEN phone_number END,
+            qr_code = CASE WHEN status = $2 THEN qr_code END,
+            qr_expires_at = CASE WHEN status = $2 THEN qr_expires_at END,
+            blocked_reason = CASE WHEN status = $2 THEN blocked_reason END,
+            updated_at = ",
+        now_ms!(),
+        " WHERE id = $1 RETURNING ",
+        session_columns!()
+    ))
+    .bind(id)
+    .bind(new.status)
+    .bind(new.wanted)
+    .bind(new.logout)
+    .bind(new.paused)
+    .bind(new.paired)
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(failed)?;
+    if new.status != old.status {
+        event(conn, user, id, None, new.status).await?;
+    }
+    Ok(Some(row.try_into()?))
+}
+
+/// Marks a session for deletion.
+pub(crate) async fn delete(conn: &mut Connection, user: UserId, name: &str) -> Result<bool> {
+    let done = sqlx::query(concat!(
+        "UPDATE sessions SET deleting_at = t.now, updated_at = t.now, wanted = false
+        FROM (SELECT ",
+        now_ms!(),
+        " AS now) t WHERE user_id = $1 AND name = $2 AND deleting_at IS NULL"
+    ))
+    .bind(user)
+    .bind(name)
+    .execute(conn)
+    .await
+    .map_err(failed)?;
+    Ok(done.rows_affected() > 0)
+}

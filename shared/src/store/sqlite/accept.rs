@@ -1,0 +1,313 @@
+//! Accepting: quota, messages and keys of many requests at once.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::future::BoxFuture;
+use sqlx::sqlite::SqliteConnection;
+use uuid::Uuid;
+
+use super::dialect;
+use super::moves::{Hex, expect_rows, json};
+use super::sql::failed;
+use crate::ids::{MessageId, SessionId, UserId};
+use crate::message::{NewMessage, Status};
+use crate::ports::store::{AcceptOutcome, AcceptRequest, AcceptedJob, IdempotencyKey, Result, StoreError};
+use crate::time::{Day, Time};
+use crate::usage::Quota;
+
+/// One message of a request.
+#[derive(Clone, Copy)]
+pub(super) struct Item<'r> {
+    pub(super) request: &'r AcceptRequest,
+    pub(super) position: u32,
+    pub(super) message: &'r NewMessage,
+}
+
+impl Item<'_> {
+    /// Under which item its key keeps it.
+    fn key_item(&self, key: &IdempotencyKey) -> i64 {
+        if key.batch { i64::from(self.position) + 1 } else { 0 }
+    }
+}
+
+/// What became of an item, and its job if it is newly accepted and not scheduled.
+pub(super) struct Stored {
+    pub(super) outcome: AcceptOutcome,
+    pub(super) job: Option<AcceptedJob>,
+}
+
+/// Stores items. Two requests with the same key don't come together.
+pub(super) fn write<'a>(
+    conn: &'a mut SqliteConnection,
+    now: Time,
+    items: &'a [Item<'_>],
+) -> BoxFuture<'a, Result<Vec<Result<Stored>>>> {
+    Box::pin(accept(conn, now, items))
+}
+
+async fn accept(conn: &mut SqliteConnection, now: Time, items: &[Item<'_>]) -> Result<Vec<Result<Stored>>> {
+    let mut known = Known::look(conn, now.day(), items).await?;
+    let keys = Keys::look(conn, items).await?;
+    let decided: Vec<Decision> = items.iter().map(|item| known.decide(item, &keys)).collect();
+    let granted: Vec<Item<'_>> = items
+        .iter()
+        .zip(&decided)
+        .filter_map(|(item, decision)| matches!(decision, Decision::Accept).then_some(*item))
+        .collect();
+    if !granted.is_empty() {
+        take_quota(conn, now.day(), &known).await?;
+        insert_messages(conn, now, &granted).await?;
+        insert_keys(conn, now, &granted, &keys).await?;
+    }
+    let answers = items.iter().zip(decided).map(|(item, decision)| {
+        let new = matches!(decision, Decision::Accept);
+        let outcome = match decision {
+            Decision::Accept => AcceptOutcome::Accepted { created_at: now },
+            Decision::OverQuota => AcceptOutcome::QuotaExceeded(known.quota(item.request.user, now.day())),
+            Decision::Other(outcome) => outcome,
+            Decision::Unfit => return Err(StoreError::Invalid("text must not contain NUL".to_owned())),
+        };
+        let due = item.message.initial_status() == Status::Accepted;
+        Ok(Stored { job: (new && due).then(|| job(item, now)), outcome })
+    });
+    Ok(answers.collect())
+}
+
+fn job(item: &Item<'_>, now: Time) -> AcceptedJob {
+    AcceptedJob {
+        message: item.message.id,
+        session: item.message.session,
+        life: item.message.expires_at(now).since(now),
+        request_id: item.message.request_id.clone(),
+    }
+}
+
+enum Decision {
+    Accept,
+    OverQuota,
+    /// PostgreSQL has no form for NUL in text, and SQLite's JSON functions end at it.
+    Unfit,
+    Other(AcceptOutcome),
+}
+
+struct Account {
+    active: bool,
+    limit: Option<i64>,
+    used: i64,
+    granted: i64,
+}
+
+/// What the database knows of the items' messages, sessions and users.
+struct Known {
+    messages: HashMap<MessageId, Time>,
+    sessions: HashMap<SessionId, UserId>,
+    users: HashMap<UserId, Account>,
+}
+
+/// One statement instead of three: each is a hop to the connection's thread, which a lone request waits for.
+pub(super) const LOOK: &str = "SELECT 0 AS what, m.id AS id, m.user_id AS user, m.created_at AS a, 0 AS b, NULL AS c
+        FROM messages m WHERE m.id IN (SELECT unhex(value) FROM json_each($1))
+    UNION ALL SELECT 1, s.id, s.user_id, 0, 0, NULL
+        FROM sessions s WHERE s.id IN (SELECT unhex(value) FROM json_each($2)) AND s.deleting_at IS NULL
+    UNION ALL SELECT 2, NULL, u.id, u.is_active, COALESCE(q.used, 0), u.max_messages_per_day
+        FROM users u LEFT JOIN quotas q ON q.user_id = u.id AND q.day = $4
+        WHERE u.id IN (SELECT value FROM json_each($3))";
+
+impl Known {
+    async fn look(conn: &mut SqliteConnection, today: Day, items: &[Item<'_>]) -> Result<Self> {
+        let sessions: HashSet<Uuid> = items.iter().map(|i| i.message.session.0).collect();
+        let users: HashSet<i64> = items.iter().map(|i| i.request.user.0).collect();
+        let users: Vec<i64> = users.into_iter().collect();
+        let rows: Vec<(i64, Option<Uuid>, i64, i64, i64, Option<i64>)> = sqlx::query_as(LOOK)
+            .bind(dialect::ids(items.iter().map(|i| i.message.id.0)))
+            .bind(dialect::ids(sessions.into_iter()))
+            .bind(json(&users)?)
+            .bind(today)
+            .fetch_all(conn)
+            .await
+            .map_err(failed)?;
+        let mut known = Self { messages: HashMap::new(), sessions: HashMap::new(), users: HashMap::new() };
+        for (what, id, user, a, b, c) in rows {
+            match (what, id) {
+                (0, Some(id)) => {
+                    known.messages.insert(MessageId(id), Time(a));
+                }
+                (1, Some(id)) => {
+                    known.sessions.insert(SessionId(id), UserId(user));
+                }
+                _ => {
+                    known.users.insert(UserId(user), Account { active: a != 0, limit: c, used: b, granted: 0 });
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    /// Decides on the next item; a unit that it takes is counted.
+    fn decide(&mut self, item: &Item<'_>, keys: &Keys) -> Decision {
+        let user = item.request.user;
+        if let Some(&created_at) = self.messages.get(&item.message.id) {
+            return Decision::Other(AcceptOutcome::Accepted { created_at });
+        }
+        if let Some(key) = &item.request.key
+            && let Some(outcome) = keys.outcome(user, key, item.key_item(key))
+        {
+            return Decision::Other(outcome);
+        }
+        let Some(account) = self.users.get_mut(&user).filter(|account| account.active) else {
+            return Decision::Other(AcceptOutcome::UserInactive);
+        };
+        if self.sessions.get(&item.message.session) != Some(&user) {
+            return Decision::Other(AcceptOutcome::SessionGone);
+        }
+        if has_nul(item) {
+            return Decision::Unfit;
+        }
+        if account.limit.is_some_and(|limit| account.used + account.granted >= limit) {
+            return Decision::OverQuota;
+        }
+        account.granted += 1;
+        Decision::Accept
+    }
+
+    fn quota(&self, user: UserId, today: Day) -> Quota {
+        let (limit, used) = self.users.get(&user).map_or((None, 0), |a| (a.limit, a.used + a.granted));
+        Quota::new(limit, used, today)
+    }
+}
+
+fn has_nul(item: &Item<'_>) -> bool {
+    let message = item.message;
+    let key = item.request.key.as_ref().map(|key| key.key.as_str());
+    let texts = [message.recipient.as_str(), &message.whatsapp_id, &message.request_id];
+    texts.into_iter().chain(message.reference.as_deref()).chain(key).any(|text| text.contains('\0'))
+}
+
+/// What is kept under the requests' keys.
+#[derive(Default)]
+struct Keys(HashMap<(UserId, String), Kept>);
+
+#[derive(Default)]
+struct Kept {
+    hash: Vec<u8>,
+    items: HashMap<i64, Option<MessageId>>,
+}
+
+pub(super) const LOOK_KEYS: &str = "SELECT k.user_id, k.key, k.item, k.hash, k.message_id FROM json_each($1) i
+    CROSS JOIN idempotency_keys k ON k.user_id = i.value->>0 AND k.key = i.value->>1 ORDER BY k.item";
+
+impl Keys {
+    async fn look(conn: &mut SqliteConnection, items: &[Item<'_>]) -> Result<Self> {
+        let asked: HashSet<(i64, &str)> = items
+            .iter()
+            .filter_map(|i| i.request.key.as_ref().map(|key| (i.request.user.0, key.key.as_str())))
+            .collect();
+        if asked.is_empty() {
+            return Ok(Self::default());
+        }
+        let asked: Vec<_> = asked.into_iter().collect();
+        let rows: Vec<(UserId, String, i64, Vec<u8>, Option<MessageId>)> =
+            sqlx::query_as(LOOK_KEYS).bind(json(&asked)?).fetch_all(conn).await.map_err(failed)?;
+        let mut keys = Self::default();
+        for (user, key, item, hash, message) in rows {
+            let kept = keys.0.entry((user, key)).or_insert_with(|| Kept { hash, items: HashMap::new() });
+            kept.items.insert(item, message);
+        }
+        Ok(keys)
+    }
+
+    fn kept(&self, user: UserId, key: &IdempotencyKey) -> Option<&Kept> {
+        self.0.get(&(user, key.key.clone()))
+    }
+
+    /// What the key says of an item; `None` if it may be accepted.
+    fn outcome(&self, user: UserId, key: &IdempotencyKey, item: i64) -> Option<AcceptOutcome> {
+        let kept = self.kept(user, key)?;
+        let was_batch = kept.items.get(&0).is_none_or(Option::is_none);
+        if kept.hash != key.hash || was_batch != key.batch {
+            return Some(AcceptOutcome::KeyReused);
+        }
+        kept.items.get(&item).copied().flatten().map(AcceptOutcome::Replayed)
+    }
+}
+
+async fn take_quota(conn: &mut SqliteConnection, today: Day, known: &Known) -> Result<()> {
+    let granted: Vec<(i64, i64)> =
+        known.users.iter().filter(|(_, a)| a.granted > 0).map(|(user, a)| (user.0, a.granted)).collect();
+    sqlx::query(
+        "INSERT INTO quotas (user_id, day, used, accepted)
+        SELECT value->>0, $2, value->>1, value->>1 FROM json_each($1) WHERE true
+        ON CONFLICT (user_id, day) DO UPDATE SET used = used + excluded.used, accepted = accepted + excluded.accepted",
+    )
+    .bind(json(&granted)?)
+    .bind(today)
+    .execute(conn)
+    .await
+    .map_err(failed)?;
+    Ok(())
+}
+
+/// Inserted in the items' order, which `seq` then has.
+async fn insert_messages(conn: &mut SqliteConnection, now: Time, items: &[Item<'_>]) -> Result<()> {
+    let mut rows = Vec::with_capacity(items.len());
+    for Item { request, message, .. } in items {
+        let content = serde_json::to_string(&message.content).map_err(|e| StoreError::Invalid(e.to_string()))?;
+        rows.push((
+            Hex(message.id.0),
+            request.user.0,
+            Hex(message.session.0),
+            message.expires_at(now).0,
+            message.send_at.map(|at| at.0),
+            message.kind as i16,
+            message.recipient.as_str(),
+            &message.whatsapp_id,
+            message.reference.as_deref(),
+            &message.request_id,
+            content,
+            message.reply_to.map(|id| Hex(id.0)),
+            message.replayed_from.map(|id| Hex(id.0)),
+        ));
+    }
+    let done = sqlx::query(
+        "INSERT INTO messages (id, user_id, session_id, created_at, updated_at, quota_day, expires_at, due_at, send_at,
+            status, open, type, recipient, whatsapp_id, reference, request_id, content, reply_to, replayed_from)
+        SELECT unhex(value->>0), value->>1, unhex(value->>2), $2, $2, $3, value->>3, value->>4, value->>4,
+            (value->>4) IS NULL, (value->>4) IS NULL, value->>5, value->>6, value->>7, value->>8, value->>9, value->>10,
+            unhex(value->>11), unhex(value->>12) FROM json_each($1)",
+    )
+    .bind(json(&rows)?)
+    .bind(now)
+    .bind(now.day())
+    .execute(conn)
+    .await
+    .map_err(failed)?;
+    expect_rows("messages accepted", done.rows_affected(), items.len())
+}
+
+/// A row for each accepted item, and for a batch the row 0 that carries the hash.
+async fn insert_keys(conn: &mut SqliteConnection, now: Time, items: &[Item<'_>], keys: &Keys) -> Result<()> {
+    let mut rows = Vec::new();
+    let mut headed = HashSet::new();
+    for item in items {
+        let Some(key) = &item.request.key else { continue };
+        let user = item.request.user;
+        let hash: String = key.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        if key.batch && keys.kept(user, key).is_none() && headed.insert((user, &key.key)) {
+            rows.push((user.0, &key.key, 0, hash.clone(), None));
+        }
+        rows.push((user.0, &key.key, item.key_item(key), hash, Some(Hex(item.message.id.0))));
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO idempotency_keys (user_id, key, item, hash, message_id, created_at)
+        SELECT value->>0, value->>1, value->>2, unhex(value->>3), unhex(value->>4), $2 FROM json_each($1)",
+    )
+    .bind(json(&rows)?)
+    .bind(now)
+    .execute(conn)
+    .await
+    .map_err(failed)?;
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Settlements: how attempts ended. What they make of a message is decided in one pure function.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::future::BoxFuture;
+use sqlx::sqlite::SqliteConnection;
+
+use super::dialect;
+use super::moves::{self, Move, State, Stored, text};
+use super::sql::failed;
+use super::writer::later;
+use crate::ids::{MessageId, WorkerId};
+use crate::message::{Hold, MAX_CRASHES, MessageError, Status};
+use crate::ports::store::{Outcome, Result, Settled, Settlement, StoreError};
+use crate::time::Time;
+
+/// Writes settlements. Two of one message don't come together.
+pub(super) fn write<'a>(
+    conn: &'a mut SqliteConnection,
+    now: Time,
+    settlements: &'a [&Settlement],
+) -> BoxFuture<'a, Result<Vec<Result<Settled>>>> {
+    Box::pin(settle(conn, now, settlements))
+}
+
+async fn settle(conn: &mut SqliteConnection, now: Time, settlements: &[&Settlement]) -> Result<Vec<Result<Settled>>> {
+    let alive = alive(conn, settlements.iter().map(|s| s.worker)).await?;
+    let rows: Vec<State> = sqlx::query_as(concat!(
+        "SELECT ",
+        state_columns!(),
+        " FROM messages m WHERE m.id IN (SELECT unhex(value) FROM json_each($1))"
+    ))
+    .bind(dialect::ids(settlements.iter().map(|s| s.message.0)))
+    .fetch_all(&mut *conn)
+    .await
+    .map_err(failed)?;
+    let mut rows: HashMap<MessageId, State> = rows.into_iter().map(|row| (row.id, row)).collect();
+    let mut answers = Vec::with_capacity(settlements.len());
+    let mut changes = Vec::new();
+    for settlement in settlements {
+        if !alive.contains(&settlement.worker) {
+            answers.push(Err(StoreError::Fenced));
+            continue;
+        }
+        let decided = rows.remove(&settlement.message).and_then(|row| Some((decide(&row, settlement, now)?, row)));
+        answers.push(Ok(match decided {
+            Some((after, before)) => {
+                let status = after.status.0;
+                changes.push(Move::new(before, after, settlement.shard)?);
+                Settled::Done(status)
+            }
+            None => Settled::Refused,
+        }));
+    }
+    moves::write(conn, now, &changes).await?;
+    Ok(answers)
+}
+
+/// Which workers have a row.
+pub(super) async fn alive(
+    conn: &mut SqliteConnection,
+    workers: impl Iterator<Item = WorkerId>,
+) -> Result<HashSet<WorkerId>> {
+    let workers: HashSet<WorkerId> = workers.collect();
+    let rows: Vec<(WorkerId,)> =
+        sqlx::query_as("SELECT id FROM workers WHERE id IN (SELECT unhex(value) FROM json_each($1))")
+            .bind(dialect::ids(workers.into_iter().map(|id| id.0)))
+            .fetch_all(conn)
+            .await
+            .map_err(failed)?;
+    Ok(rows.into_iter().map(|(id,)| id).collect())
+}
+
+/// What a settlement makes of a message; `None` if it is refused.
+///
+/// It must be the claim's own. Of the claim's attempts the last alone may be settled, but that it was sent is true
+/// whichever attempt it was, also after a receipt, or after its expiry said that nobody knows.
+fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
+    let own = row.claimed_by == Some(settlement.worker) && row.claim == Some(settlement.claim);
+    let sent = settlement.outcome == Outcome::Sent;
+    let allowed = match row.status.0 {
+        Status::Sending => sent || row.attempts == settlement.attempt,
+        Status::Delivered | Status::Read => sent && row.sent_at.is_none(),
+        Status::Failed => sent && row.unknown_attempts > 0,
+        Status::Scheduled | Status::Accepted | Status::Sent | Status::Expired | Status::Cancelled => false,
+    };
+    if !own || !allowed {
+        return None;
+    }
+    let mut after = row.clone();
+    match &settlement.outcome {
+        Outcome::Sent => {
+            after.sent_at = Some(now.0);
+            let status =
+                if matches!(row.status.0, Status::Sending | Status::Failed) { Status::Sent } else { row.status.0 };
+            after.end(status, None);
+        }
+        Outcome::Retry { error, after: pause, hold } => {
+            after.not_sent();
+            after.wait(Status::Accepted, Some(later(now, *pause)), *hold as i16);
+            after.error = Some(text(error));
+        }
+        Outcome::Failed { error } => {
+            after.not_sent();
+            after.end_unsent(Status::Failed, Some(error));
+        }
+        Outcome::Expired => {
+            after.not_sent();
+            after.end_unsent(Status::Expired, None);
+        }
+        Outcome::InDoubt { error, after: pause } => {
+            after.wait(Status::Sending, Some(later(now, *pause)), Hold::Retry as i16);
+            after.error = Some(text(error));
+        }
+        Outcome::Unknown => after.end_unknown(),
+        Outcome::Released => {
+            after.not_attempted();
+            after.wait(Status::Accepted, None, 0);
+        }
+        Outcome::Crashed { called, after: pause } => {
+            after.crashes += 1;
+            if !called {
+                after.not_attempted();
+            }
+            if after.crashes >= MAX_CRASHES {
+                let error =
+                    MessageError::internal("The message could not be processed: its session's task crashed on it.");
+                after.end_unsent(Status::Failed, Some(&error));
+            } else {
+                let status = if *called { Status::Sending } else { Status::Accepted };
+                after.wait(status, Some(later(now, *pause)), Hold::Retry as i16);
+            }
+        }
+    }
+    Some(after)
+}
+
+impl State {
+    /// The attempt definitely wasn't sent: it leaves no doubt behind.
+    fn not_sent(&mut self) {
+        self.unknown_attempts = (self.unknown_attempts - 1).max(0);
+    }
+
+    /// The bridge was never called: the attempt wasn't one.
+    fn not_attempted(&mut self) {
+        self.not_sent();
+        self.attempts = (self.attempts - 1).max(0);
+    }
+
+    fn wait(&mut self, status: Status, due_at: Option<i64>, hold: i16) {
+        self.status = Stored(status);
+        self.due_at = due_at;
+        self.hold = hold;
+    }
+}

@@ -1,0 +1,141 @@
+//! Users, from the command line: for the first one, and for the locked-out.
+
+use std::io::{Read, Write};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use sanasr_shared::ports::store::StoreError;
+use sanasr_shared::settings::{AcceptSettings, LogSettings, StoreSettings};
+use sanasr_shared::user::{NewUser, RawApiKey, hash_password};
+
+use crate::roles;
+
+/// What can be done to users.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminCommand {
+    /// Make a user
+    Create(CreateArgs),
+    /// Set a user's password
+    ResetPassword(ResetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// The name to log in with
+    #[arg(long, value_name = "NAME")]
+    username: String,
+
+    /// Read the password from standard input, to the end of the first line
+    #[arg(long, required = true)]
+    password_stdin: bool,
+
+    /// May use the admin endpoints
+    #[arg(long)]
+    staff: bool,
+
+    /// Make an API key, too, and print it
+    #[arg(long)]
+    api_key: bool,
+
+    /// Messages a day, for this user
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    max_messages_per_day: Option<i64>,
+
+    #[command(flatten)]
+    accept: AcceptSettings,
+    #[command(flatten)]
+    store: StoreSettings,
+    #[command(flatten)]
+    log: LogSettings,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResetArgs {
+    /// Whose password
+    #[arg(long, value_name = "NAME")]
+    username: String,
+
+    /// Read the password from standard input, to the end of the first line
+    #[arg(long, required = true)]
+    password_stdin: bool,
+
+    #[command(flatten)]
+    store: StoreSettings,
+    #[command(flatten)]
+    log: LogSettings,
+}
+
+/// The shortest password, as NIST SP 800-63B has it for one that stands alone.
+const PASSWORD_MIN: usize = 8;
+/// Longer ones are refused before they are hashed.
+const PASSWORD_MAX: usize = 256;
+const USERNAME_MAX: usize = 150;
+
+pub(crate) async fn run(command: AdminCommand) -> anyhow::Result<()> {
+    match command {
+        AdminCommand::Create(args) => create(args).await,
+        AdminCommand::ResetPassword(args) => reset_password(args).await,
+    }
+}
+
+async fn create(args: CreateArgs) -> anyhow::Result<()> {
+    roles::start_logs(&args.log)?;
+    check_username(&args.username)?;
+    let password_hash = read_password()?;
+    let store = roles::open_for_administration(&args.store).await?;
+    let limit = match args.max_messages_per_day {
+        Some(limit) => Some(limit),
+        None if args.staff => None,
+        None => Some(args.accept.default_max_messages_per_day),
+    };
+    let user = NewUser { username: args.username, password_hash, is_staff: args.staff, max_messages_per_day: limit };
+    let made = store.create_user(&user, args.accept.default_bridge).await.map_err(|error| match error {
+        StoreError::Taken(_) => anyhow::anyhow!("a user named {} exists already", user.username),
+        other => other.into(),
+    })?;
+    let mut out = std::io::stdout();
+    if args.api_key {
+        let key = RawApiKey::generate();
+        let (lookup, hash) = key.stored();
+        store.create_api_key(made.id, "command line", &lookup, &hash, None).await?;
+        writeln!(out, "{}", key.as_str())?;
+    } else {
+        writeln!(out, "user {} has the id {}", made.username, made.id)?;
+    }
+    store.close().await;
+    Ok(())
+}
+
+async fn reset_password(args: ResetArgs) -> anyhow::Result<()> {
+    roles::start_logs(&args.log)?;
+    let password_hash = read_password()?;
+    let store = roles::open_for_administration(&args.store).await?;
+    if !store.set_password(&args.username, &password_hash).await? {
+        bail!("there is no user named {}", args.username);
+    }
+    writeln!(std::io::stdout(), "the password of {} is set", args.username)?;
+    store.close().await;
+    Ok(())
+}
+
+fn check_username(name: &str) -> anyhow::Result<()> {
+    if name.is_empty() || name.chars().count() > USERNAME_MAX {
+        bail!("a username has 1 to {USERNAME_MAX} characters");
+    }
+    if name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        bail!("a username has no spaces and no control characters");
+    }
+    Ok(())
+}
+
+/// The hash of the password on standard input.
+fn read_password() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin().take(4_096).read_to_string(&mut text).context("the password can't be read from standard input")?;
+    let password = text.lines().next().unwrap_or_default();
+    let length = password.chars().count();
+    if length < PASSWORD_MIN || length > PASSWORD_MAX {
+        bail!("a password has {PASSWORD_MIN} to {PASSWORD_MAX} characters");
+    }
+    hash_password(password).map_err(|e| anyhow::anyhow!("the password can't be hashed: {e}"))
+}

@@ -1,0 +1,427 @@
+//! The composition root: which implementation of each port a process has, what it runs, and how it stops.
+
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use sanasr_api::OpsParts;
+use sanasr_shared::bridge::simulator::Simulator;
+use sanasr_shared::lifecycle::{stop_on_signals, wait_for};
+use sanasr_shared::ports::bridge::Bridge;
+use sanasr_shared::ports::queue::Queue;
+use sanasr_shared::ports::signals::Signals;
+use sanasr_shared::ports::store::{AcceptHook, Store, StoreError};
+use sanasr_shared::queue::memory::MemoryQueue;
+use sanasr_shared::queue::rabbitmq::RabbitQueue;
+use sanasr_shared::settings::{
+    AcceptSettings, HttpSettings, LogSettings, ServiceSettings, SimulatorSettings, StoreSettings, WorkerSettings,
+};
+use sanasr_shared::signals::memory::MemorySignals;
+use sanasr_shared::signals::redis::RedisSignals;
+use sanasr_shared::store::{postgres, sqlite};
+use sanasr_shared::telemetry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{AllArgs, ApiArgs, MigrateArgs, WorkerArgs, first_run};
+
+/// The address of the API, unless another is set.
+const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
+/// How long requests in flight may take to finish on a stop.
+const API_DRAIN: Duration = Duration::from_millis(1_500);
+/// How long messages in flight may take to finish on a stop. Together with closing, a stop stays below five seconds.
+const WORKER_DRAIN: Duration = Duration::from_millis(2_500);
+/// The shortest secret key.
+const SECRET_MIN: usize = 32;
+
+/// Everything in one process.
+pub(crate) async fn all(args: AllArgs) -> anyhow::Result<()> {
+    start_logs(&args.log)?;
+    let stop = stop_on_signals()?;
+    let listener = listen(args.http.listen, DEFAULT_LISTEN).await?;
+    let address = listener.local_addr()?;
+    check_secret(&args.services, &args.store)?;
+    let metrics = Metrics::start(&args.http).await?;
+    let Some(ports) = Ports::open(&args.store, &args.services, true, &stop).await? else { return Ok(()) };
+    first_run::everything(&*ports.store, &args.admin, &args.accept, address).await?;
+    let bridges = bridges(&args.simulator)?;
+
+    metrics.serve(&ports, &stop);
+    let api = tokio::spawn(serve_api(ports.clone(), args.http, args.accept, listener, metrics.clone(), stop.clone()));
+    sanasr_worker::run(ports.worker(bridges, args.worker), stop.clone(), WORKER_DRAIN).await;
+    api.await?;
+    ports.close().await;
+    Ok(())
+}
+
+/// The API alone.
+pub(crate) async fn api(args: ApiArgs) -> anyhow::Result<()> {
+    start_logs(&args.log)?;
+    require_services(&args.store, &args.services)?;
+    check_secret(&args.services, &args.store)?;
+    let stop = stop_on_signals()?;
+    let listener = listen(args.http.listen, DEFAULT_LISTEN).await?;
+    let metrics = Metrics::start(&args.http).await?;
+    let Some(ports) = Ports::open(&args.store, &args.services, false, &stop).await? else { return Ok(()) };
+    first_run::admin_only(&*ports.store, &args.admin, &args.accept).await?;
+    metrics.serve(&ports, &stop);
+    serve_api(ports.clone(), args.http, args.accept, listener, metrics, stop).await;
+    ports.close().await;
+    Ok(())
+}
+
+/// A worker alone.
+pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
+    start_logs(&args.log)?;
+    require_services(&args.store, &args.services)?;
+    check_secret(&args.services, &args.store)?;
+    let stop = stop_on_signals()?;
+    let listener = match args.http.listen {
+        Some(address) => Some(listen(Some(address), DEFAULT_LISTEN).await?),
+        None => None,
+    };
+    let metrics = Metrics::start(&args.http).await?;
+    let bridges = bridges(&args.simulator)?;
+    let Some(ports) = Ports::open(&args.store, &args.services, false, &stop).await? else { return Ok(()) };
+    metrics.serve(&ports, &stop);
+    let ops = listener.map(|listener| tokio::spawn(serve_ops(ports.clone(), listener, metrics, stop.clone())));
+    sanasr_worker::run(ports.worker(bridges, args.worker), stop, WORKER_DRAIN).await;
+    if let Some(ops) = ops {
+        ops.await?;
+    }
+    ports.close().await;
+    Ok(())
+}
+
+/// Brings the schema up to date.
+pub(crate) async fn migrate(args: MigrateArgs) -> anyhow::Result<()> {
+    start_logs(&args.log)?;
+    let stop = stop_on_signals()?;
+    let Some(url) = args.store.database_url.as_deref() else {
+        // Opening the embedded database migrates it.
+        open_for_administration(&args.store).await?.close().await;
+        return Ok(());
+    };
+    check_database_url(url)?;
+    let migrated = wait_for("the database", &stop, || async {
+        match postgres::migrate(url).await {
+            Err(error) if error.is_transient() => Err(error),
+            decided => Ok(decided),
+        }
+    });
+    match migrated.await {
+        Some(result) => result?,
+        None => return Ok(()),
+    }
+    writeln!(std::io::stdout(), "the schema is up to date")?;
+    Ok(())
+}
+
+/// The store, for a command that changes something and ends: no waiting.
+pub(crate) async fn open_for_administration(settings: &StoreSettings) -> anyhow::Result<Arc<dyn Store>> {
+    let nothing: AcceptHook = Arc::new(|_| {});
+    match settings.database_url.as_deref() {
+        Some(url) => {
+            check_database_url(url)?;
+            Ok(postgres::Postgres::connect(url, 1, nothing).await?)
+        }
+        None => {
+            let lock = lock_data_dir(&settings.data_dir)?;
+            let store = open_embedded(&settings.data_dir, nothing).await?;
+            // Held until the process ends.
+            std::mem::forget(lock);
+            Ok(store)
+        }
+    }
+}
+
+/// Starts the logs as set.
+pub(crate) fn start_logs(settings: &LogSettings) -> anyhow::Result<()> {
+    telemetry::init_logs(settings).map_err(anyhow::Error::msg)
+}
+
+/// What a process works with.
+#[derive(Clone)]
+struct Ports {
+    store: Arc<dyn Store>,
+    queue: Arc<dyn Queue>,
+    signals: Arc<dyn Signals>,
+    /// The shard of this process in the usage stats.
+    shard: i64,
+    /// The embedded database: nobody else can live.
+    alone: bool,
+    _lock: Option<Arc<File>>,
+}
+
+impl Ports {
+    /// Opens the ports as the settings say, waiting for the database; `None` if stopped meanwhile.
+    async fn open(
+        store: &StoreSettings,
+        services: &ServiceSettings,
+        migrate: bool,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<Self>> {
+        // The queue's names need the deployment's id, which the store knows: the hook finds the queue once it is there.
+        let late: Arc<OnceLock<Arc<dyn Queue>>> = Arc::default();
+        let hook: AcceptHook = {
+            let late = late.clone();
+            Arc::new(move |jobs| {
+                if let Some(queue) = late.get() {
+                    queue.publish(jobs);
+                }
+            })
+        };
+        let mut lock = None;
+        let opened: Arc<dyn Store> = match store.database_url.as_deref() {
+            None => {
+                lock = Some(Arc::new(lock_data_dir(&store.data_dir)?));
+                open_embedded(&store.data_dir, hook).await?
+            }
+            Some(url) => {
+                check_database_url(url)?;
+                let opened = wait_for("the database", stop, || async {
+                    let opened = async {
+                        if migrate {
+                            postgres::migrate(url).await?;
+                        }
+                        postgres::Postgres::connect(url, store.database_connections, hook.clone()).await
+                    };
+                    match opened.await {
+                        Err(error) if error.is_transient() => Err(error),
+                        decided => Ok(decided),
+                    }
+                });
+                match opened.await {
+                    Some(decided) => decided?,
+                    None => return Ok(None),
+                }
+            }
+        };
+        let queue: Arc<dyn Queue> = match services.amqp_url.as_deref() {
+            None => Arc::new(MemoryQueue::new()),
+            Some(url) => RabbitQueue::start(url, opened.deployment(), services.queue_type)
+                .map_err(|e| anyhow::anyhow!("AMQP_URL: {e}"))?,
+        };
+        let signals: Arc<dyn Signals> = match services.redis_url.as_deref() {
+            None => Arc::new(MemorySignals::new()),
+            Some(url) => {
+                RedisSignals::start(url, opened.deployment()).map_err(|e| anyhow::anyhow!("REDIS_URL: {e}"))?
+            }
+        };
+        let _ = late.set(queue.clone());
+        // Not 0, which old shards are folded into; the next number is this process's, too.
+        let shard = i64::from(uuid::Uuid::now_v7().as_fields().0) << 20 | i64::from(std::process::id()) << 1 | 1 << 62;
+        Ok(Some(Self { store: opened, queue, signals, shard, alone: store.database_url.is_none(), _lock: lock }))
+    }
+
+    fn worker(&self, bridges: Vec<Arc<dyn Bridge>>, settings: WorkerSettings) -> sanasr_worker::Parts {
+        sanasr_worker::Parts {
+            store: self.store.clone(),
+            queue: self.queue.clone(),
+            signals: self.signals.clone(),
+            bridges,
+            settings,
+            shard: self.shard,
+            alone: self.alone,
+        }
+    }
+
+    async fn close(&self) {
+        self.queue.close().await;
+        self.signals.close().await;
+        self.store.close().await;
+    }
+}
+
+async fn serve_api(
+    ports: Ports,
+    http: HttpSettings,
+    accept: AcceptSettings,
+    listener: TcpListener,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("listening on http://{address}");
+    }
+    let limit = http.connection_limit;
+    let router = sanasr_api::router(sanasr_api::Parts {
+        store: ports.store,
+        queue: ports.queue,
+        signals: ports.signals,
+        http,
+        accept,
+        metrics: metrics.render(),
+        // A row of its own beside the worker's two.
+        shard: ports.shard.wrapping_add(2),
+    });
+    sanasr_api::serve(listener, router, limit, stop, API_DRAIN).await;
+}
+
+/// Connections that health checks and metrics may hold.
+const OPS_CONNECTIONS: usize = 64;
+
+async fn serve_ops(ports: Ports, listener: TcpListener, metrics: Metrics, stop: CancellationToken) {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("health and metrics on http://{address}");
+    }
+    let router = sanasr_api::ops_router(OpsParts {
+        store: ports.store,
+        queue: ports.queue,
+        signals: ports.signals,
+        metrics: metrics.render(),
+    });
+    sanasr_api::serve(listener, router, OPS_CONNECTIONS, stop, API_DRAIN).await;
+}
+
+/// What is counted, and the listener of its own if one is set.
+#[derive(Clone)]
+struct Metrics {
+    render: sanasr_api::RenderMetrics,
+    listener: Arc<OnceLock<TcpListener>>,
+}
+
+impl Metrics {
+    async fn start(http: &HttpSettings) -> anyhow::Result<Self> {
+        let handle = telemetry::init_metrics().map_err(anyhow::Error::msg)?;
+        let listener = OnceLock::new();
+        if let Some(address) = http.metrics_listen {
+            let _ = listener.set(listen(Some(address), DEFAULT_LISTEN).await?);
+        }
+        // Histograms are folded when they are read; if nobody reads them, they must be folded all the same.
+        let upkeep = handle.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                upkeep.run_upkeep();
+            }
+        });
+        Ok(Self { render: Arc::new(move || handle.render()), listener: Arc::new(listener) })
+    }
+
+    fn render(&self) -> sanasr_api::RenderMetrics {
+        self.render.clone()
+    }
+
+    /// Serves the listener of its own, if there is one.
+    fn serve(&self, ports: &Ports, stop: &CancellationToken) {
+        let Some(listener) = self.listener.get() else { return };
+        let Ok(listener) = listener.local_addr().and_then(|_| clone_listener(listener)) else { return };
+        tokio::spawn(serve_ops(ports.clone(), listener, self.clone(), stop.clone()));
+    }
+}
+
+fn clone_listener(listener: &TcpListener) -> std::io::Result<TcpListener> {
+    use std::os::fd::AsFd;
+    let owned = listener.as_fd().try_clone_to_owned()?;
+    TcpListener::from_std(owned.into())
+}
+
+fn bridges(simulator: &SimulatorSettings) -> anyhow::Result<Vec<Arc<dyn Bridge>>> {
+    Ok(vec![Arc::new(Simulator::new(simulator).map_err(anyhow::Error::msg)?)])
+}
+
+async fn listen(address: Option<SocketAddr>, default: &str) -> anyhow::Result<TcpListener> {
+    let address = match address {
+        Some(address) => address,
+        None => default.parse().context("the default address")?,
+    };
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("can't listen on {address}; choose another address with SANASR_LISTEN"))
+}
+
+fn require_services(store: &StoreSettings, services: &ServiceSettings) -> anyhow::Result<()> {
+    let given = [
+        ("DATABASE_URL", store.database_url.is_some()),
+        ("AMQP_URL", services.amqp_url.is_some()),
+        ("REDIS_URL", services.redis_url.is_some()),
+    ];
+    let missing: Vec<&str> = given.iter().filter(|(_, given)| !given).map(|(name, _)| *name).collect();
+    if !missing.is_empty() {
+        bail!("set {}: processes of several kinds meet at PostgreSQL, RabbitMQ and Redis", missing.join(", "));
+    }
+    Ok(())
+}
+
+/// Checks the secret key, or makes one in the data dir. Nothing is signed or encrypted with it yet; it must be there
+/// before the first thing is.
+fn check_secret(services: &ServiceSettings, store: &StoreSettings) -> anyhow::Result<()> {
+    match services.secret_key.as_deref() {
+        Some(key) if key.chars().count() < SECRET_MIN => {
+            bail!("SANASR_SECRET_KEY is too short: it must have {SECRET_MIN} characters or more")
+        }
+        Some(_) => Ok(()),
+        None if store.database_url.is_some() => {
+            bail!(
+                "set SANASR_SECRET_KEY to any text of {SECRET_MIN} characters or more, the same for every process, \
+                 for example the output of `openssl rand -hex 32`"
+            )
+        }
+        None => {
+            make_data_dir(&store.data_dir)?;
+            let path = store.data_dir.join("secret-key");
+            if path.exists() {
+                return Ok(());
+            }
+            let random: [u128; 2] = [rand_u128(), rand_u128()];
+            let mut file = File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+                .with_context(|| format!("can't write {}", path.display()))?;
+            writeln!(file, "{:032x}{:032x}", random[0], random[1])?;
+            Ok(())
+        }
+    }
+}
+
+fn rand_u128() -> u128 {
+    uuid::Uuid::new_v4().as_u128()
+}
+
+fn check_database_url(url: &str) -> anyhow::Result<()> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(());
+    }
+    bail!("DATABASE_URL must begin with postgres:// (leave it out for the embedded database)")
+}
+
+fn make_data_dir(path: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
+        format!("can't make the data dir {}; choose another with SANASR_DATA_DIR", path.display())
+    })
+}
+
+/// Locks the data dir for this process: on one machine, one process at a time has it.
+fn lock_data_dir(path: &Path) -> anyhow::Result<File> {
+    make_data_dir(path)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path.join("lock"))
+        .with_context(|| format!("can't write in the data dir {}; choose another with SANASR_DATA_DIR", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another process uses the data dir {}; stop it, or choose another with SANASR_DATA_DIR", path.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
+    }
+}
+
+async fn open_embedded(data_dir: &Path, hook: AcceptHook) -> anyhow::Result<Arc<dyn Store>> {
+    let path = data_dir.join("sanasr.db");
+    sqlite::open(&path, hook).await.map_err(|error| match error {
+        StoreError::Unavailable(text) => anyhow::anyhow!("can't open {}: {text}", path.display()),
+        other => other.into(),
+    })
+}

@@ -1,0 +1,151 @@
+//! One life of a worker: from the registration of its id until it leaves or is declared dead.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use sanasr_shared::ids::{SessionId, WorkerId};
+use sanasr_shared::lifecycle::Backoff;
+use sanasr_shared::ports::bridge::Bridge;
+use sanasr_shared::ports::queue::Queue;
+use sanasr_shared::ports::signals::{Signal, Signals};
+use sanasr_shared::ports::store::{Store, StoreError};
+use sanasr_shared::session::BridgeKind;
+use sanasr_shared::settings::WorkerSettings;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::Parts;
+use crate::changes::Changes;
+use crate::lease::{Contact, Lease};
+
+/// What all tasks of a life share.
+pub(crate) struct Life {
+    /// The worker's id, of this life alone.
+    pub(crate) id: WorkerId,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) signals: Arc<dyn Signals>,
+    pub(crate) bridges: HashMap<BridgeKind, Arc<dyn Bridge>>,
+    pub(crate) settings: WorkerSettings,
+    pub(crate) shard: i64,
+    /// How long an actor may take to finish what is in flight.
+    pub(crate) drain: Duration,
+    pub(crate) lease: Lease,
+    pub(crate) contact: Contact,
+    /// Cancelled when the worker's row is found gone: everything is dropped at once.
+    pub(crate) over: CancellationToken,
+    /// Asks for a renewal at once.
+    pub(crate) hurry: Notify,
+    pub(crate) changes: Changes,
+    /// Signals of ours about sessions that we haven't heard ourselves yet.
+    echoes: Mutex<HashMap<SessionId, u32>>,
+}
+
+/// The worker's row is gone: the life is over.
+#[derive(Debug)]
+pub(crate) struct Lost;
+
+impl Life {
+    pub(crate) fn new(parts: &Parts, drain: Duration) -> Self {
+        Self {
+            id: WorkerId::generate(),
+            store: Arc::clone(&parts.store),
+            queue: Arc::clone(&parts.queue),
+            signals: Arc::clone(&parts.signals),
+            bridges: parts.bridges.iter().map(|bridge| (bridge.kind(), Arc::clone(bridge))).collect(),
+            settings: parts.settings.clone(),
+            shard: parts.shard,
+            drain,
+            lease: Lease::default(),
+            contact: Contact::default(),
+            over: CancellationToken::new(),
+            hurry: Notify::new(),
+            changes: Changes::default(),
+            echoes: Mutex::default(),
+        }
+    }
+
+    /// The number of a new actor: what another number left `sending` is in doubt.
+    pub(crate) fn next_claim() -> i64 {
+        static CLAIMS: AtomicI64 = AtomicI64::new(1);
+        CLAIMS.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The worker's row is gone: nothing is sent or written any more.
+    pub(crate) fn fenced(&self) {
+        self.lease.revoke();
+        self.over.cancel();
+    }
+
+    /// Writes until it is written. A write isn't given up while the worker lives, since nobody else may make it.
+    pub(crate) async fn persist<T, F>(&self, what: &str, mut write: impl FnMut() -> F) -> Result<T, Lost>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        loop {
+            match write().await {
+                Ok(answer) => return Ok(answer),
+                Err(StoreError::Fenced) => {
+                    self.fenced();
+                    return Err(Lost);
+                }
+                // That the database is away is said by who renews the lease, once for all writes.
+                Err(error) if error.is_transient() => tracing::debug!(%error, "couldn't write {what} yet"),
+                Err(error) => tracing::error!(%error, "couldn't write {what}; trying again"),
+            }
+            tokio::select! {
+                () = self.over.cancelled() => return Err(Lost),
+                () = tokio::time::sleep(backoff.pause()) => {}
+            }
+        }
+    }
+
+    /// Tells everybody that a session has changed.
+    pub(crate) fn announce(&self, session: SessionId) {
+        *self.echoes.lock().unwrap_or_else(PoisonError::into_inner).entry(session).or_default() += 1;
+        self.signals.publish(Signal::Session(session));
+    }
+
+    /// Whether a signal about a session that we hear is our own. A lost signal may have the next one taken for ours: that
+    /// costs until the next renewal.
+    pub(crate) fn is_echo(&self, session: SessionId) -> bool {
+        let mut echoes = self.echoes.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = echoes.get_mut(&session) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            echoes.remove(&session);
+        }
+        true
+    }
+
+    /// Forgets the echoes that are awaited: from time to time, as signals may be lost.
+    pub(crate) fn forget_echoes(&self) {
+        self.echoes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Runs one of the worker's standing jobs; one that panics is begun again.
+pub(crate) async fn supervised<F: Future<Output = ()> + Send>(
+    what: &'static str,
+    life: Arc<Life>,
+    job: impl Fn(Arc<Life>) -> F + Send,
+) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    while let Err(panic) = AssertUnwindSafe(job(Arc::clone(&life))).catch_unwind().await {
+        tracing::error!("{what} crashed: {}", said(&*panic));
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}
+
+/// What a panic says.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no words")
+}

@@ -1,0 +1,151 @@
+//! What a session says of itself in the store: its status and why, its QR code, its pairing.
+//!
+//! One write at a time; of what changes meanwhile only the last is written, but for changes of the pairing, none of which
+//! is left out. A session counts as connected here only once the store says so, too: before that the store lets nobody
+//! claim its messages.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use sanasr_shared::ids::SessionId;
+use sanasr_shared::ports::store::{Pairing, SessionReport};
+use sanasr_shared::session::SessionStatus;
+use sanasr_shared::time::Time;
+use tokio::time::{Duration, Instant};
+
+use crate::life::Life;
+use crate::slot::Slot;
+
+/// How long a session says that it is restricted after a send that was refused for that reason: longer than the pause
+/// until it is tried again.
+const RESTRICTED_FOR: Duration = Duration::from_secs(300);
+const RESTRICTED: &str = "restricted";
+/// Characters of a reason, at most.
+const REASON_MAX: usize = 200;
+
+/// The session's state as its actor knows it.
+pub(crate) struct Board {
+    life: Arc<Life>,
+    session: SessionId,
+    name: String,
+    status: SessionStatus,
+    reason: Option<String>,
+    qr: Option<(String, Time)>,
+    restricted_until: Option<Instant>,
+    pairings: VecDeque<Pairing>,
+    dirty: bool,
+    written: Option<SessionStatus>,
+    writing: Slot<Option<(SessionStatus, bool)>>,
+}
+
+impl Board {
+    pub(crate) const fn new(life: Arc<Life>, session: SessionId, name: String, stored: SessionStatus) -> Self {
+        Self {
+            life,
+            session,
+            name,
+            status: stored,
+            reason: None,
+            qr: None,
+            restricted_until: None,
+            pairings: VecDeque::new(),
+            dirty: false,
+            written: None,
+            writing: Slot::empty(),
+        }
+    }
+
+    /// What the session is doing now, and why.
+    pub(crate) fn show(&mut self, status: SessionStatus, reason: Option<String>) {
+        let reason = reason.map(|r| r.chars().filter(|c| !c.is_control()).take(REASON_MAX).collect::<String>());
+        if status != self.status {
+            tracing::info!(session = %self.session, name = self.name, status = status.as_str(), reason, "session");
+        }
+        self.dirty |= (status, &reason) != (self.status, &self.reason) || self.qr.is_some() || self.written.is_none();
+        self.status = status;
+        self.reason = reason;
+        self.qr = None;
+        self.write();
+    }
+
+    /// A QR code waits to be scanned.
+    pub(crate) fn show_qr(&mut self, code: String, expires_at: Time) {
+        self.show(SessionStatus::WaitingForScan, None);
+        self.qr = Some((code, expires_at));
+        self.dirty = true;
+        self.write();
+    }
+
+    /// The session's pairing has changed.
+    pub(crate) fn pair(&mut self, pairing: Pairing) {
+        self.pairings.push_back(pairing);
+        self.write();
+    }
+
+    /// A send was refused since WhatsApp restricts the account; the session stays connected.
+    pub(crate) fn restricted(&mut self, now: Instant) {
+        let before = self.restricted_until.replace(now + RESTRICTED_FOR);
+        if before.is_none() {
+            tracing::info!(session = %self.session, name = self.name, "WhatsApp restricts the account");
+            self.dirty = true;
+            self.write();
+        }
+    }
+
+    /// When [`Self::restricted`] wears off.
+    pub(crate) const fn wake_at(&self) -> Option<Instant> {
+        self.restricted_until
+    }
+
+    /// Lets a restriction wear off.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        if self.restricted_until.is_some_and(|until| until <= now) {
+            self.restricted_until = None;
+            self.dirty = true;
+            self.write();
+        }
+    }
+
+    /// What it shows.
+    pub(crate) const fn status(&self) -> SessionStatus {
+        self.status
+    }
+
+    /// Connected, and the store knows.
+    pub(crate) fn is_live(&self) -> bool {
+        self.status == SessionStatus::Connected && self.written == Some(SessionStatus::Connected)
+    }
+
+    /// Whether all is written.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.dirty && self.pairings.is_empty() && self.writing.is_free()
+    }
+
+    /// Waits for the write under way and begins the next one. `false` if the session isn't ours any more. Cancel-safe.
+    pub(crate) async fn advance(&mut self) -> bool {
+        let Some((status, ours)) = self.writing.next().await else { return false };
+        self.written = Some(status);
+        self.write();
+        ours
+    }
+
+    fn write(&mut self) {
+        if !self.writing.is_free() || (!self.dirty && self.pairings.is_empty()) {
+            return;
+        }
+        self.dirty = false;
+        let restricted = self.status == SessionStatus::Connected && self.restricted_until.is_some();
+        let report = SessionReport {
+            status: self.status,
+            blocked_reason: if restricted { Some(RESTRICTED.to_owned()) } else { self.reason.clone() },
+            qr: self.qr.clone(),
+            pairing: self.pairings.pop_front(),
+        };
+        let (life, session) = (Arc::clone(&self.life), self.session);
+        self.writing.put(async move {
+            let wrote = life.persist("a session's status", || life.store.report(life.id, session, &report)).await;
+            life.announce(session);
+            wrote.ok().map(|ours| (report.status, ours))
+        });
+    }
+}
