@@ -103,7 +103,8 @@ async fn private_services_come_back_with_what_they_kept() {
 #[tokio::test]
 async fn a_process_is_heard_signalled_and_ended() {
     let folder = Folder::new("process");
-    let script = "trap 'echo caught; exit 7' TERM; echo listening on http://127.0.0.1:80 now >&2; while :; do sleep 0.02; done";
+    let script =
+        "trap 'echo caught; exit 7' TERM; echo listening on http://127.0.0.1:80 now >&2; while :; do sleep 0.02; done";
     let mut process = Launch::program("shell", "sh", folder.path()).args(&["-c", script]).spawn();
     assert_eq!(process.address().await, "http://127.0.0.1:80");
     process.freeze();
@@ -125,8 +126,13 @@ fn a_ledger_is_read_up_to_its_last_whole_line() {
             r#"{{"whatsapp_id":"{id}","session_id":"s","to":"{to}","type":"text","text":"{text}","at":"2026-01-01T00:00:00.000Z"}}"#
         )
     };
-    let text =
-        format!("{}\n{}\n{}\n{}\n{{\"whats", line("A", "+1", "a"), line("B", "+1", "b"), line("A", "+1", "a"), line("C", "+2", "c"));
+    let text = format!(
+        "{}\n{}\n{}\n{}\n{{\"whats",
+        line("A", "+1", "a"),
+        line("B", "+1", "b"),
+        line("A", "+1", "a"),
+        line("C", "+2", "c")
+    );
     std::fs::write(ledger.path(), text).expect("a ledger");
     let seen = ledger.read();
     assert_eq!(seen.0.len(), 4);

@@ -125,7 +125,8 @@ fn command(args: &[&str]) -> Command {
 
 async fn script(args: &[&str]) -> String {
     let mut command = command(args);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("tests/services");
+    let output =
+        tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("tests/services");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "tests/services {}: {said}", args.join(" "));
     String::from_utf8(output.stdout).expect("a URL")

@@ -157,16 +157,8 @@ impl System {
     /// Makes a user with a key, by the command line.
     async fn create_user(&mut self, name: &str, limit: i64) {
         let limit = limit.to_string();
-        let args = [
-            "admin",
-            "create",
-            "--username",
-            name,
-            "--password-stdin",
-            "--api-key",
-            "--max-messages-per-day",
-            &limit,
-        ];
+        let args =
+            ["admin", "create", "--username", name, "--password-stdin", "--api-key", "--max-messages-per-day", &limit];
         let launch = self.command("admin create", &args).stdin("correct horse battery staple\n");
         let done = launch.run(seconds(30)).await;
         assert_eq!(done.code, Some(0), "admin create: {}", done.stderr);
@@ -237,8 +229,7 @@ impl Builder {
 
         let (mode, keys) = (self.mode, BTreeMap::new());
         let (apis, workers) = (Vec::new(), Vec::new());
-        let mut system =
-            System { mode, apis, workers, ledger, env, keys, started: 0, database, _vhost: vhost, folder };
+        let mut system = System { mode, apis, workers, ledger, env, keys, started: 0, database, _vhost: vhost, folder };
         if mode == Mode::Distributed {
             let done = system.command("migrate", &["migrate"]).run(seconds(60)).await;
             assert_eq!(done.code, Some(0), "migrate: {}", done.stderr);
