@@ -3,7 +3,7 @@
 //! Which implementation of a port is used is decided in `roles`, and nowhere else.
 
 mod admin;
-// mod bench;
+mod bench;
 mod env_template;
 mod first_run;
 mod roles;
@@ -44,7 +44,7 @@ enum Command {
     #[command(subcommand)]
     Admin(admin::AdminCommand),
     /// Measure a service: one that runs, or one that is started for it
-    // Bench(bench::BenchArgs),
+    Bench(bench::BenchArgs),
     /// Print every setting with its default, as an env file
     #[command(hide = true)]
     EnvTemplate,
@@ -148,7 +148,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Worker(args)) => roles::worker(args).await,
         Some(Command::Migrate(args)) => roles::migrate(args).await,
         Some(Command::Admin(command)) => admin::run(command).await,
-        // Some(Command::Bench(args)) => bench::run(args).await,
+        Some(Command::Bench(args)) => bench::run(args).await,
         Some(Command::EnvTemplate) => {
             std::io::stdout().write_all(env_template::render().as_bytes())?;
             Ok(())

@@ -390,7 +390,11 @@ pub async fn a_busy_session_sends_each_message_once_and_in_order(world: &dyn Wor
         while sent.len() < ALL {
             let pulled = rig.pull(8).await.messages;
             let settled = join_all(pulled.iter().enumerate().map(|(n, outgoing)| async move {
-                let end = if (n + outgoing.attempt as usize).is_multiple_of(5) { retry(Duration::ZERO) } else { Outcome::Sent };
+                let end = if (n + outgoing.attempt as usize).is_multiple_of(5) {
+                    retry(Duration::ZERO)
+                } else {
+                    Outcome::Sent
+                };
                 must_settle(rig, outgoing, end).await
             }));
             let settled = settled.await;
