@@ -97,15 +97,16 @@ pub(crate) async fn owned(conn: &mut Connection, worker: WorkerId) -> Result<Vec
 /// Takes free sessions that need an owner, the oldest first.
 pub(crate) async fn take(conn: &mut Connection, worker: WorkerId, count: usize) -> Result<Vec<OwnedSession>> {
     fence(conn, worker).await?;
+    // Materialized: a subquery is free to run more than once, and each time it skips what the last one has locked.
     let taken: Vec<(SessionId,)> = sqlx::query_as(concat!(
-        "UPDATE sessions SET owner = $1, updated_at = ",
-        now_ms!(),
-        " WHERE id IN (SELECT id FROM sessions WHERE owner IS NULL AND ",
+        "WITH free AS MATERIALIZED (SELECT id FROM sessions WHERE owner IS NULL AND ",
         needs_owner!(),
         " ORDER BY id LIMIT $2",
         for_update!(),
         skip_locked!(),
-        ") AND owner IS NULL RETURNING id"
+        ") UPDATE sessions SET owner = $1, updated_at = ",
+        now_ms!(),
+        " WHERE id IN (SELECT id FROM free) AND owner IS NULL RETURNING id"
     ))
     .bind(worker)
     .bind(i64::try_from(count).unwrap_or(i64::MAX))
