@@ -195,7 +195,10 @@ macro_rules! dead_workers {
 /// Declares workers dead whose lease is over.
 pub(crate) async fn bury(conn: &mut Connection, worker: WorkerId, blocking: bool) -> Result<Vec<WorkerId>> {
     fence(conn, worker).await?;
-    let text = if blocking { dead_workers!("") } else { dead_workers!(skip_locked!()) };
+    let text = match blocking {
+        true => dead_workers!(""),
+        false => dead_workers!(skip_locked!()),
+    };
     let dead: Vec<(WorkerId,)> = sqlx::query_as(text).bind(worker).fetch_all(&mut *conn).await.map_err(failed)?;
     for (dead,) in &dead {
         remove(conn, *dead).await?;
