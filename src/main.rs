@@ -11,8 +11,9 @@ mod roles;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sanasr_shared::settings::{
     AcceptSettings, AdminSettings, HttpSettings, LogSettings, ServiceSettings, SimulatorSettings, StoreSettings,
     WorkerSettings,
@@ -120,8 +121,7 @@ fn main() -> ExitCode {
     {
         return fail(&anyhow::anyhow!("the file .env can't be read: {error}"));
     }
-    // An empty variable is one that isn't set: that is how compose files and env files leave things out.
-    let cli = match Cli::try_parse() {
+    let cli = match unset_empty(Cli::command()).try_get_matches().and_then(|found| Cli::from_arg_matches(&found)) {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
     };
@@ -162,6 +162,26 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
+/// An empty variable is one that isn't set: that is how compose files and env files leave things out.
+fn unset_empty(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|argument| match argument.get_env().map(std::env::var_os) {
+            Some(Some(value)) if value.is_empty() => argument.env(Resettable::Reset),
+            _ => argument,
+        })
+        .mut_subcommands(unset_empty)
+}
+
+/// Names the variables beside the flags: most people have set those.
+fn name_variables(command: &clap::Command, mut text: String) -> String {
+    for argument in command.get_arguments() {
+        if let (Some(flag), Some(variable)) = (argument.get_long(), argument.get_env()) {
+            text = text.replace(&format!("'--{flag} "), &format!("{} '--{flag} ", variable.to_string_lossy()));
+        }
+    }
+    text
+}
+
 /// Help and version as they are; anything wrong in one line.
 fn explain(error: &clap::Error) -> ExitCode {
     if matches!(
@@ -171,7 +191,7 @@ fn explain(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let text = error.to_string();
+    let text = name_variables(&Cli::command(), error.to_string());
     let lines =
         text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
     let line: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();

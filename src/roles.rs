@@ -46,10 +46,10 @@ pub(crate) async fn all(args: AllArgs) -> anyhow::Result<()> {
     let listener = listen(args.http.listen, DEFAULT_LISTEN).await?;
     let address = listener.local_addr()?;
     check_secret(&args.services, &args.store)?;
+    let bridges = bridges(&args.simulator)?;
     let metrics = Metrics::start(&args.http).await?;
     let Some(ports) = Ports::open(&args.store, &args.services, true, &stop).await? else { return Ok(()) };
     first_run::everything(&*ports.store, &args.admin, &args.accept, address).await?;
-    let bridges = bridges(&args.simulator)?;
 
     metrics.serve(&ports, &stop);
     let api = tokio::spawn(serve_api(ports.clone(), args.http, args.accept, listener, metrics.clone(), stop.clone()));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::Store;
 use sanasr_shared::settings::{AcceptSettings, HttpSettings};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -52,7 +53,8 @@ impl App {
         let life = CancellationToken::new();
         let keys = Arc::new(Keys::new());
         let waiters = Arc::new(Waiters::default());
-        tokio::spawn(hear(Arc::clone(&parts.signals), Arc::clone(&keys), Arc::clone(&waiters), life.clone()));
+        // Heard from now on, not from when the task first runs.
+        tokio::spawn(hear(parts.signals.subscribe(), Arc::clone(&keys), Arc::clone(&waiters), life.clone()));
         Self(Arc::new(State {
             keys,
             sessions: Arc::new(KnownSessions::new()),
@@ -71,8 +73,7 @@ impl App {
 }
 
 /// Passes on what the signals say.
-async fn hear(signals: Arc<dyn Signals>, keys: Arc<Keys>, waiters: Arc<Waiters>, life: CancellationToken) {
-    let mut heard = signals.subscribe();
+async fn hear(mut heard: Receiver<Arc<Signal>>, keys: Arc<Keys>, waiters: Arc<Waiters>, life: CancellationToken) {
     while let Some(signal) = life.run_until_cancelled(heard.recv()).await {
         match signal.as_deref() {
             Ok(Signal::Messages(ids)) => waiters.wake(ids),

@@ -84,7 +84,12 @@ pub(super) async fn own(args: &BenchArgs, service: &mut Service) -> Result<Repor
     if let Some(rows) = args.rows {
         let many = reads_among(service, &load.sessions[0], FEW_ROWS, rows - FEW_ROWS).await?;
         let aim = Aim::AtMost(few * (1.0 + READ_NOISE));
-        report.aimed(format!("reading a message by id among {rows} more, p50"), many, Unit::Milliseconds, aim);
+        report.aimed(
+            format!("reading a message by id among {rows} and the loads' own, p50"),
+            many,
+            Unit::Milliseconds,
+            aim,
+        );
     }
     Ok(report)
 }

@@ -92,7 +92,13 @@ pub(crate) struct BenchArgs {
 ///
 /// # Errors
 /// If the service can't be started or driven; in words.
-pub(crate) async fn run(args: BenchArgs) -> Result<()> {
+pub(crate) async fn run(mut args: BenchArgs) -> Result<()> {
+    // An empty variable is one that isn't set.
+    for url in [&mut args.database_url, &mut args.amqp_url, &mut args.redis_url] {
+        if url.as_ref().is_some_and(String::is_empty) {
+            *url = None;
+        }
+    }
     let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     if let Some(listen) = args.floor_listen {
         let (database, amqp) = (args.database_url.as_deref(), args.amqp_url.as_deref());

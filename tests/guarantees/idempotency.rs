@@ -42,12 +42,8 @@ async fn a_key_makes_one_message_at_any_concurrency(mode: Mode) {
     let first = client.send_once("k", &text("first")).await.expect(202).data::<Message>();
     let other = client.send_once("k", &text("second")).await.expect(422);
     assert_eq!(other.code(), "idempotency_key_reused");
-    let other = client.attempt(
-        reqwest::Method::POST,
-        "/messages/batch",
-        Some("k"),
-        Some(&json!({ "messages": [text("first")] })),
-    );
+    let batch = json!({ "messages": [text("first")] });
+    let other = client.attempt(reqwest::Method::POST, "/messages/batch", Some("k"), Some(&batch));
     assert_eq!(other.await.expect("an answer").expect(422).code(), "idempotency_key_reused");
     // The same body written in another order is the same body; the answer is the message as it is now.
     client.wait_status(first.id, Status::Read, seconds(20)).await;

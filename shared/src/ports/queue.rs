@@ -42,6 +42,6 @@ pub trait Doorbell: Send {
     /// A pull has left places free: acknowledges all jobs held, so that the next one rings.
     fn idle(&mut self);
 
-    /// Closes it in good order: when this answers, another worker may consume.
+    /// Closes it in good order, with what was acknowledged before: when this answers, another worker may consume.
     async fn close(self: Box<Self>);
 }

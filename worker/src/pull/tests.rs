@@ -295,8 +295,9 @@ fn those_held_up_cost_the_others_nothing() {
         actor.model.accept(other);
         actor.puller.ring();
         let before = actor.pulls;
-        actor.look();
-        assert_eq!(actor.sending.len(), 1, "recipient {other} goes out with the first look");
+        // The first look may come to its limit just before the new message.
+        let _ = actor.look() && actor.sending.is_empty() && actor.look();
+        assert_eq!(actor.sending.len(), 1, "recipient {other} goes out with the first look or the second");
         actor.end(0);
         actor.settle_down();
         assert!(actor.pulls - before <= 4, "{} pulls for one message", actor.pulls - before);

@@ -32,29 +32,29 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the bridge does with a send.
-pub enum Step {
+pub(crate) enum Step {
     Answer(Attempt),
     /// WhatsApp sees it, then nothing is heard.
     Hang,
     Panic,
 }
 
-pub type Script = Arc<dyn Fn(&SendRequest) -> Step + Send + Sync>;
+pub(crate) type Script = Arc<dyn Fn(&SendRequest) -> Step + Send + Sync>;
 
 /// What WhatsApp saw.
 #[derive(Debug, Clone)]
-pub struct Seen {
-    pub whatsapp_id: String,
-    pub recipient: Recipient,
-    pub at: tokio::time::Instant,
+pub(crate) struct Seen {
+    pub(crate) whatsapp_id: String,
+    pub(crate) recipient: Recipient,
+    pub(crate) at: tokio::time::Instant,
 }
 
 #[derive(Clone)]
-pub struct ScriptedBridge {
-    pub script: Script,
-    pub repeats: bool,
-    pub seen: Arc<Mutex<Vec<Seen>>>,
-    pub open: Arc<Mutex<Vec<Arc<mpsc::Sender<BridgeEvent>>>>>,
+pub(crate) struct ScriptedBridge {
+    pub(crate) script: Script,
+    pub(crate) repeats: bool,
+    pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
+    pub(crate) open: Arc<Mutex<Vec<Arc<mpsc::Sender<BridgeEvent>>>>>,
 }
 
 struct ScriptedLink {
@@ -117,14 +117,14 @@ impl Link for ScriptedLink {
 }
 
 /// Everything around the workers of a test.
-pub struct World {
-    pub store: Arc<dyn Store>,
-    pub queue: Arc<MemoryQueue>,
-    pub signals: Arc<dyn Signals>,
-    pub bridge: ScriptedBridge,
-    pub user: UserId,
-    pub session: SessionId,
-    pub lease: Duration,
+pub(crate) struct World {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) queue: Arc<MemoryQueue>,
+    pub(crate) signals: Arc<dyn Signals>,
+    pub(crate) bridge: ScriptedBridge,
+    pub(crate) user: UserId,
+    pub(crate) session: SessionId,
+    pub(crate) lease: Duration,
     folder: PathBuf,
 }
 
@@ -135,13 +135,13 @@ impl Drop for World {
 }
 
 /// A running worker.
-pub struct Running {
-    pub stop: CancellationToken,
-    pub task: JoinHandle<()>,
+pub(crate) struct Running {
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<()>,
 }
 
 impl World {
-    pub async fn new(script: impl Fn(&SendRequest) -> Step + Send + Sync + 'static) -> Self {
+    pub(crate) async fn new(script: impl Fn(&SendRequest) -> Step + Send + Sync + 'static) -> Self {
         if std::env::var_os("SANASR_TEST_LOG").is_some() {
             let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_test_writer().try_init();
         }
@@ -164,7 +164,7 @@ impl World {
         Self { store, queue, signals, bridge, user, session, lease: Duration::from_secs(10), folder }
     }
 
-    pub fn start(&self) -> Running {
+    pub(crate) fn start(&self) -> Running {
         let parts = Parts {
             store: Arc::clone(&self.store),
             queue: Arc::clone(&self.queue) as Arc<dyn Queue>,
@@ -184,13 +184,13 @@ impl World {
         Running { stop: stop.clone(), task: tokio::spawn(run(parts, stop, Duration::from_secs(3))) }
     }
 
-    pub async fn command(&self, command: SessionCommand) {
+    pub(crate) async fn command(&self, command: SessionCommand) {
         self.store.command(self.user, "default", command).await.expect("an answer").expect("a session");
         self.signals.publish(Signal::Session(self.session));
         self.signals.publish(Signal::SessionFree);
     }
 
-    pub async fn connected(&self) {
+    pub(crate) async fn connected(&self) {
         self.until("connected", async || {
             let session = self.store.session(self.user, "default").await.expect("an answer").expect("a session");
             session.status == SessionStatus::Connected
@@ -199,14 +199,14 @@ impl World {
     }
 
     /// A worker with the session connected.
-    pub async fn start_connected(&self) -> Running {
+    pub(crate) async fn start_connected(&self) -> Running {
         let running = self.start();
         self.command(SessionCommand::Connect).await;
         self.connected().await;
         running
     }
 
-    pub fn message(&self, to: &str) -> NewMessage {
+    pub(crate) fn message(&self, to: &str) -> NewMessage {
         NewMessage {
             id: MessageId::generate(),
             session: self.session,
@@ -223,7 +223,7 @@ impl World {
         }
     }
 
-    pub async fn accept(&self, messages: Vec<NewMessage>) -> Vec<MessageId> {
+    pub(crate) async fn accept(&self, messages: Vec<NewMessage>) -> Vec<MessageId> {
         let ids = messages.iter().map(|m| m.id).collect();
         let items = (0..).zip(messages).collect();
         let outcomes = self.store.accept(AcceptRequest { user: self.user, key: None, items }).await.expect("accepted");
@@ -231,40 +231,40 @@ impl World {
         ids
     }
 
-    pub async fn accept_to(&self, to: &[&str]) -> Vec<MessageId> {
+    pub(crate) async fn accept_to(&self, to: &[&str]) -> Vec<MessageId> {
         self.accept(to.iter().map(|to| self.message(to)).collect()).await
     }
 
-    pub async fn get(&self, id: MessageId) -> Message {
+    pub(crate) async fn get(&self, id: MessageId) -> Message {
         self.store.message(Scope::All, id).await.expect("an answer").expect("the message")
     }
 
-    pub async fn becomes(&self, id: MessageId, status: Status) -> Message {
+    pub(crate) async fn becomes(&self, id: MessageId, status: Status) -> Message {
         self.until(status.as_str(), async || self.get(id).await.status == status).await;
         self.get(id).await
     }
 
-    pub async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
+    pub(crate) async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
         let begun = tokio::time::Instant::now();
         while !condition().await {
-            assert!(begun.elapsed() < PATIENCE, "it never came to: {what}; WhatsApp saw {:?}", self.seen());
+            assert!(begun.elapsed() < PATIENCE, "it never came to: {what}; WhatsApp saw {} sends", self.seen().len());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     /// Changes the database behind the store's back.
-    pub async fn sql(&self, statement: &'static str) {
+    pub(crate) async fn sql(&self, statement: &'static str) {
         let options = SqliteConnectOptions::new().filename(self.folder.join("db")).busy_timeout(PATIENCE);
         let mut connection = options.connect().await.expect("a connection");
         sqlx::query(statement).execute(&mut connection).await.expect(statement);
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.bridge.seen.lock().expect("sane").clone()
     }
 
     /// How often WhatsApp saw each id.
-    pub fn times_seen(&self) -> HashMap<String, usize> {
+    pub(crate) fn times_seen(&self) -> HashMap<String, usize> {
         let mut times = HashMap::new();
         for seen in self.seen() {
             *times.entry(seen.whatsapp_id).or_default() += 1;
@@ -274,7 +274,7 @@ impl World {
 }
 
 impl Running {
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.task.await.expect("it ends in good order");
     }

@@ -183,6 +183,9 @@ pub async fn settlements_racing_with_a_burial_are_in_time_or_fenced(world: &dyn 
                 other => panic!("in time or fenced, not {other:?}"),
             }
         }
+        // The next round's worker is to find its own session free, and no other.
+        let ended = handles[0].command(rig.user, &rig.name, SessionCommand::Disconnect).await;
+        ended.expect("a command").expect("the session is there");
     }
 }
 

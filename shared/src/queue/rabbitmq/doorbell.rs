@@ -139,10 +139,7 @@ impl Consumer {
             () = stop.cancelled() => return Ok(()),
             opened = opening => opened?,
         };
-        let ended = tokio::select! {
-            () = stop.cancelled() => Ok(()),
-            fault = self.serve(&channel, turn) => Err(fault),
-        };
+        let ended = self.serve(&channel, turn, stop).await;
         if channel.status().connected() {
             let closing = channel.close(200, "OK".into());
             if let Err(fault) = within(CLOSE_LIMIT, "closing a channel", closing).await {
@@ -152,19 +149,21 @@ impl Consumer {
         ended
     }
 
-    async fn serve(&mut self, channel: &Channel, turn: SemaphorePermit<'_>) -> Fault {
-        let consumer = match self.begin(channel).await {
-            Ok(consumer) => consumer,
-            Err(fault) => return fault,
+    async fn serve(
+        &mut self,
+        channel: &Channel,
+        turn: SemaphorePermit<'_>,
+        stop: &CancellationToken,
+    ) -> Result<(), Fault> {
+        let consumer = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            consumer = self.begin(channel) => consumer?,
         };
         drop(turn);
         if std::mem::take(&mut self.complained) {
             tracing::info!(session = %self.consumption.session, "jobs ring again");
         }
-        match self.listen(channel, consumer).await {
-            Ok(()) => Fault::Lost("the queue was deleted"),
-            Err(fault) => fault,
-        }
+        self.listen(channel, consumer, stop).await
     }
 
     async fn begin(&mut self, channel: &Channel) -> Result<lapin::Consumer, Fault> {
@@ -193,15 +192,21 @@ impl Consumer {
         consumer
     }
 
-    /// Rings and acknowledges; `Ok` when the broker has ended the consuming.
-    async fn listen(&self, channel: &Channel, mut deliveries: lapin::Consumer) -> Result<(), Fault> {
+    /// Rings and acknowledges until the stop (`Ok`) or a fault.
+    async fn listen(
+        &self,
+        channel: &Channel,
+        mut deliveries: lapin::Consumer,
+        stop: &CancellationToken,
+    ) -> Result<(), Fault> {
         let wire = &self.wire;
         let mut held = Held::default();
         // Word about jobs that an earlier channel held.
         wire.finished.store(0, Ordering::Relaxed);
         wire.idle.store(false, Ordering::Relaxed);
         wire.ring.notify_one();
-        loop {
+        let mut stopped = false;
+        while !stopped {
             let overdue_at = held.overdue_at();
             let done = tokio::select! {
                 delivery = deliveries.next() => match delivery {
@@ -211,11 +216,12 @@ impl Consumer {
                         None
                     }
                     // Polled once more it would hang for ever.
-                    None => return Ok(()),
+                    None => return Err(Fault::Lost("the queue was deleted")),
                 },
-                () = wire.word.notified() => {
-                    let finished = wire.finished.swap(0, Ordering::Relaxed);
-                    if wire.idle.swap(false, Ordering::Relaxed) { held.all() } else { held.oldest(finished) }
+                () = wire.word.notified() => held.take(wire),
+                () = stop.cancelled() => {
+                    stopped = true;
+                    held.take(wire)
                 }
                 () = tokio::time::sleep_until(overdue_at.unwrap_or_else(Instant::now)), if overdue_at.is_some() => {
                     held.overdue(Instant::now())
@@ -226,6 +232,7 @@ impl Consumer {
                 within(CALL_LIMIT, "acknowledging", acknowledging).await?;
             }
         }
+        Ok(())
     }
 }
 
@@ -242,6 +249,12 @@ impl Held {
     /// Takes out the `count` oldest; answers the last tag among them.
     fn oldest(&mut self, count: usize) -> Option<u64> {
         self.0.drain(..count.min(self.0.len())).next_back().map(|(tag, _)| tag)
+    }
+
+    /// Takes out what the actor has left word of.
+    fn take(&mut self, wire: &Wire) -> Option<u64> {
+        let finished = wire.finished.swap(0, Ordering::Relaxed);
+        if wire.idle.swap(false, Ordering::Relaxed) { self.all() } else { self.oldest(finished) }
     }
 
     fn all(&mut self) -> Option<u64> {

@@ -7,6 +7,8 @@ mod connection;
 mod doorbell;
 mod job;
 mod publisher;
+#[cfg(all(test, feature = "conformance"))]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

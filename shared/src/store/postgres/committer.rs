@@ -60,7 +60,7 @@ fn cure(error: &sqlx::Error) -> Cure {
         // deadlock, serialization, lock and statement time limits
         "40P01" | "40001" | "55P03" | "57014" => Cure::Again,
         // a concurrent twin, by key or by id: it is found in the next run
-        "23505" => Cure::Again,
+        "23505" if matches!(database.constraint(), Some("messages_pkey" | "idempotency_keys_pkey")) => Cure::Again,
         code if is_connection_code(code) => Cure::Reconnect,
         code if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => Cure::Split,
         _ => Cure::GiveUp,

@@ -14,6 +14,7 @@ use crate::ports::store::{ReceiptBatch, StoreError};
 
 pub(super) struct Receipts;
 
+/// WhatsApp's clock isn't ours, and counts in seconds: what came later is never shown as earlier.
 const SQL: &str = "
 WITH clock AS MATERIALIZED (
     SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
@@ -23,7 +24,8 @@ WITH clock AS MATERIALIZED (
 ), worker AS MATERIALIZED (
     SELECT id FROM workers WHERE id = $1 FOR KEY SHARE
 ), cand AS MATERIALIZED (
-    SELECT m.id, i.status, i.sent_at, i.delivered_at, i.read_at, m.status AS was
+    SELECT m.id, i.status, i.delivered_at, i.read_at, m.status AS was,
+           COALESCE(m.sent_at, GREATEST(i.sent_at, m.created_at)) AS sent_at
     FROM worker CROSS JOIN item i JOIN sessions s ON s.id = i.s AND s.owner = $1
     JOIN messages m ON m.session_id = i.s AND m.whatsapp_id = i.whatsapp_id
     WHERE m.status BETWEEN 1 AND 4 AND i.status > m.status OR m.status = 6 AND m.unknown_attempts > 0
@@ -32,9 +34,11 @@ WITH clock AS MATERIALIZED (
 ), moved AS (
     UPDATE messages m
     SET status = c.status, open = false, due_at = NULL, hold = 0, error = NULL,
-        sent_at = COALESCE(m.sent_at, c.sent_at),
-        delivered_at = COALESCE(m.delivered_at, c.delivered_at),
-        read_at = COALESCE(m.read_at, c.read_at),
+        sent_at = c.sent_at,
+        delivered_at = COALESCE(m.delivered_at, CASE WHEN c.delivered_at IS NOT NULL
+                                                     THEN GREATEST(c.delivered_at, c.sent_at) END),
+        read_at = COALESCE(m.read_at, CASE WHEN c.read_at IS NOT NULL
+                                           THEN GREATEST(c.read_at, m.delivered_at, c.delivered_at, c.sent_at) END),
         updated_at = (SELECT now FROM clock)
     FROM cand c
     WHERE m.id = c.id AND (m.status IN (1, 2, 3, 4) AND c.status > m.status OR m.status = 6 AND m.unknown_attempts > 0)

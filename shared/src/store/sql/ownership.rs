@@ -97,15 +97,16 @@ pub(crate) async fn owned(conn: &mut Connection, worker: WorkerId) -> Result<Vec
 /// Takes free sessions that need an owner, the oldest first.
 pub(crate) async fn take(conn: &mut Connection, worker: WorkerId, count: usize) -> Result<Vec<OwnedSession>> {
     fence(conn, worker).await?;
+    // Materialized: a subquery is free to run more than once, and each time it skips what the last one has locked.
     let taken: Vec<(SessionId,)> = sqlx::query_as(concat!(
-        "UPDATE sessions SET owner = $1, updated_at = ",
-        now_ms!(),
-        " WHERE id IN (SELECT id FROM sessions WHERE owner IS NULL AND ",
+        "WITH free AS MATERIALIZED (SELECT id FROM sessions WHERE owner IS NULL AND ",
         needs_owner!(),
         " ORDER BY id LIMIT $2",
         for_update!(),
         skip_locked!(),
-        ") AND owner IS NULL RETURNING id"
+        ") UPDATE sessions SET owner = $1, updated_at = ",
+        now_ms!(),
+        " WHERE id IN (SELECT id FROM free) AND owner IS NULL RETURNING id"
     ))
     .bind(worker)
     .bind(i64::try_from(count).unwrap_or(i64::MAX))
@@ -194,7 +195,10 @@ macro_rules! dead_workers {
 /// Declares workers dead whose lease is over.
 pub(crate) async fn bury(conn: &mut Connection, worker: WorkerId, blocking: bool) -> Result<Vec<WorkerId>> {
     fence(conn, worker).await?;
-    let text = if blocking { dead_workers!("") } else { dead_workers!(skip_locked!()) };
+    let text = match blocking {
+        true => dead_workers!(""),
+        false => dead_workers!(skip_locked!()),
+    };
     let dead: Vec<(WorkerId,)> = sqlx::query_as(text).bind(worker).fetch_all(&mut *conn).await.map_err(failed)?;
     for (dead,) in &dead {
         remove(conn, *dead).await?;

@@ -60,7 +60,7 @@ pub(crate) fn fault(code: &str) -> Fault {
         // BUSY, LOCKED, NOMEM, READONLY (a disk that turned so), INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL
         Ok(5 | 6 | 7 | 8 | 9 | 10 | 13 | 14 | 15) => Fault::Unavailable,
         // TOOBIG, CONSTRAINT, MISMATCH
-        Ok(18 | 19 | 20) => Fault::Data,
+        Ok(18..=20) => Fault::Data,
         _ => Fault::Defect,
     }
 }

@@ -21,6 +21,7 @@ pub(super) struct State {
     pub(super) user_id: UserId,
     pub(super) session_id: SessionId,
     pub(super) quota_day: Day,
+    pub(super) created_at: i64,
     pub(super) kind: i16,
     pub(super) claimed_by: Option<WorkerId>,
     pub(super) claim: Option<i64>,
@@ -53,7 +54,7 @@ impl TryFrom<i16> for Stored {
 /// The columns of [`State`], of `messages m`.
 macro_rules! state_columns {
     () => {
-        "m.seq, m.id, m.user_id, m.session_id, m.quota_day, m.type AS kind, m.claimed_by, m.claim, m.status, m.due_at,
+        "m.seq, m.id, m.user_id, m.session_id, m.quota_day, m.created_at, m.type AS kind, m.claimed_by, m.claim, m.status, m.due_at,
         m.hold, m.error, m.attempts, m.unknown_attempts, m.crashes, m.sent_at, m.delivered_at, m.read_at, m.refunded"
     };
 }

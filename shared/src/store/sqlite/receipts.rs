@@ -60,9 +60,16 @@ impl News {
         after.end(status);
         after.error = None;
         let delivered = earliest(self.delivered, self.read);
-        after.sent_at = row.sent_at.or(earliest(self.sent, delivered));
-        after.delivered_at = row.delivered_at.or(delivered);
-        after.read_at = row.read_at.or(self.read);
+        // WhatsApp's clock isn't ours, and counts in seconds: what came later is never shown as earlier.
+        let mut earlier = row.created_at;
+        let mut step = |known: Option<i64>, told: Option<i64>| {
+            let at = known.or(told.map(|at| at.max(earlier)));
+            earlier = at.unwrap_or(earlier);
+            at
+        };
+        after.sent_at = step(row.sent_at, earliest(self.sent, delivered));
+        after.delivered_at = step(row.delivered_at, delivered);
+        after.read_at = step(row.read_at, self.read);
         Some(after)
     }
 }
