@@ -54,8 +54,8 @@ impl TryFrom<i16> for Stored {
 /// The columns of [`State`], of `messages m`.
 macro_rules! state_columns {
     () => {
-        "m.seq, m.id, m.user_id, m.session_id, m.quota_day, m.created_at, m.type AS kind, m.claimed_by, m.claim, m.status, m.due_at,
-        m.hold, m.error, m.attempts, m.unknown_attempts, m.crashes, m.sent_at, m.delivered_at, m.read_at, m.refunded"
+        "m.seq, m.id, m.user_id, m.session_id, m.quota_day, m.created_at, m.type AS kind, m.claimed_by, m.claim,
+        m.status, m.due_at, m.hold, m.error, m.attempts, m.unknown_attempts, m.crashes, m.sent_at, m.delivered_at, m.read_at, m.refunded"
     };
 }
 
