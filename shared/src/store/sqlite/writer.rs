@@ -355,7 +355,7 @@ impl Transaction<'_> {
         for round in 0..=order.iter().copied().max().unwrap_or(0) {
             let places: Vec<usize> = (0..units.len()).filter(|&n| order[n] == round).collect();
             let chosen: Vec<U> = places.iter().map(|&n| units[n]).collect();
-            let mut parts = Vec::from([0..chosen.len()]);
+            let mut parts: Vec<std::ops::Range<usize>> = std::iter::once(0..chosen.len()).collect();
             while let Some(part) = parts.pop() {
                 match self.part(&chosen[part.clone()], write).await {
                     Ok(written) => {
