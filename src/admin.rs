@@ -134,7 +134,7 @@ fn read_password() -> anyhow::Result<String> {
     std::io::stdin().take(4_096).read_to_string(&mut text).context("the password can't be read from standard input")?;
     let password = text.lines().next().unwrap_or_default();
     let length = password.chars().count();
-    if length < PASSWORD_MIN || length > PASSWORD_MAX {
+    if !(PASSWORD_MIN..=PASSWORD_MAX).contains(&length) {
         bail!("a password has {PASSWORD_MIN} to {PASSWORD_MAX} characters");
     }
     hash_password(password).map_err(|e| anyhow::anyhow!("the password can't be hashed: {e}"))
