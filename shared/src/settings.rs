@@ -158,7 +158,7 @@ pub struct SimulatorSettings {
 #[command(next_help_heading = "Logs")]
 pub struct LogSettings {
     /// What to log: a level, or directives such as info,sqlx=warn
-    #[arg(long, env = "SANASR_LOG", default_value = "info,sqlx=warn,lapin=error", value_name = "FILTER")]
+    #[arg(long, env = "SANASR_LOG", default_value = "info,sqlx=warn,lapin=off", value_name = "FILTER")]
     pub log: String,
 
     /// text or json

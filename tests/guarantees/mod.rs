@@ -6,3 +6,4 @@ mod first_run;
 mod idempotency;
 mod quota;
 mod sending;
+mod settings;
