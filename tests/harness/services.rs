@@ -49,14 +49,24 @@ pub(crate) struct Service {
     kind: Kind,
     folder: Folder,
     url: String,
+    durable: bool,
 }
 
 impl Service {
     /// Starts one: PostgreSQL takes about one second, RabbitMQ up to ten.
     pub(crate) async fn start(kind: Kind) -> Self {
+        Self::begin(kind, false).await
+    }
+
+    /// Starts one that flushes to disk as in production (PostgreSQL; it makes no difference to the others).
+    pub(crate) async fn durable(kind: Kind) -> Self {
+        Self::begin(kind, true).await
+    }
+
+    async fn begin(kind: Kind, durable: bool) -> Self {
         let folder = Folder::new(&format!("service-{}", kind.word()));
-        let url = start(kind, folder.path()).await;
-        Self { kind, folder, url }
+        let url = start(kind, folder.path(), durable).await;
+        Self { kind, folder, url, durable }
     }
 
     /// Its URL: the same after every restart.
@@ -76,7 +86,7 @@ impl Service {
 
     /// Starts it again, on its port, with what it has kept.
     pub(crate) async fn start_again(&self) {
-        let url = start(self.kind, self.folder.path()).await;
+        let url = start(self.kind, self.folder.path(), self.durable).await;
         assert_eq!(url, self.url, "a server that comes back keeps its URL");
     }
 
@@ -100,7 +110,7 @@ impl Service {
     }
 
     async fn script(&self, args: &[&str]) {
-        script(args).await;
+        run(command(args)).await;
     }
 }
 
@@ -113,8 +123,12 @@ impl Drop for Service {
     }
 }
 
-async fn start(kind: Kind, folder: &Path) -> String {
-    script(&["start", kind.word(), folder.to_str().expect("a path in UTF-8")]).await.trim().to_owned()
+async fn start(kind: Kind, folder: &Path, durable: bool) -> String {
+    let mut command = command(&["start", kind.word(), folder.to_str().expect("a path in UTF-8")]);
+    if durable {
+        command.env("SANASR_TEST_FSYNC", "on");
+    }
+    run(command).await.trim().to_owned()
 }
 
 fn command(args: &[&str]) -> Command {
@@ -123,12 +137,12 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
-async fn script(args: &[&str]) -> String {
-    let mut command = command(args);
+async fn run(mut command: Command) -> String {
+    let what = format!("{command:?}");
     let output =
         tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("tests/services");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "tests/services {}: {said}", args.join(" "));
+    assert!(output.status.success(), "{what}: {said}");
     String::from_utf8(output.stdout).expect("a URL")
 }
 
