@@ -137,8 +137,9 @@ impl Postgres {
             })?;
         let deployment = deployment.ok_or_else(not_migrated)?;
 
-        // A committer's statements are prepared once and planned once: planning them takes longer than running them.
-        let options = options.options([("plan_cache_mode", "force_generic_plan")]);
+        // A committer's statements are prepared once and planned once: planning them takes longer than running them. The
+        // plan must be right for a large table even if the table is empty yet.
+        let options = options.options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")]);
         let active = Arc::new(Active::default());
         let mut committers = JoinSet::new();
         let (accept, gather) = group(ACCEPT_WAITING_MAX, accept::BATCH_MAX);

@@ -20,7 +20,7 @@ use crate::time::Time;
 pub(super) struct Pull;
 
 /// The head of a recipient's queue is found by a scalar subquery, an index probe per row examined: an anti-join would be
-/// free to read all that is held up.
+/// free to read all that is held up. (BETWEEN leaves only the index by recipient in question, whatever the statistics say.)
 const SQL: &str = "
 WITH clock AS MATERIALIZED (
     SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
@@ -53,8 +53,9 @@ WITH clock AS MATERIALIZED (
                OR m.status = 2 AND (m.claimed_by, m.claim) IS DISTINCT FROM ($1, r.claim))
           AND (m.recipient, r.s) NOT IN (SELECT h.recipient, h.s FROM held h)
           AND m.seq = (SELECT e.seq FROM messages e
-                       WHERE e.session_id = r.s AND e.recipient = m.recipient AND e.open AND e.seq >= r.low
-                       ORDER BY e.seq LIMIT 1)
+                       WHERE e.session_id = r.s AND e.recipient BETWEEN m.recipient AND m.recipient AND e.open
+                         AND e.seq >= r.low
+                       ORDER BY e.recipient, e.seq LIMIT 1)
         ORDER BY m.seq
         LIMIT r.places
     ) c
