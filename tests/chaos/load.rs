@@ -109,7 +109,7 @@ async fn more_of(count: &AtomicUsize, more: usize, limit: Duration, what: &str) 
 async fn work(n: usize, app: App, counts: Arc<Counts>) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     while !counts.stop.load(Ordering::Relaxed) {
-        let name = format!("app {n}, message {}", attempts.len());
+        let name = format!("app-{n}-message-{}", attempts.len());
         let body = super::text(&app.session, &app.to, &name);
         let key = app.keyed.then_some(name);
         let asked = Instant::now();

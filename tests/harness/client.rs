@@ -55,7 +55,6 @@ pub(crate) struct Message {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Session {
     pub(crate) id: String,
-    pub(crate) name: String,
     pub(crate) status: SessionStatus,
     pub(crate) paused: bool,
 }

@@ -163,11 +163,6 @@ impl Process {
         format!("http://{}", &host[..end])
     }
 
-    /// Its process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// How it ended, if it has.
     pub(crate) fn poll(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {

@@ -104,11 +104,6 @@ impl System {
         self.database.as_ref().expect("a distributed system").url()
     }
 
-    /// What a process is told by its environment.
-    pub(crate) fn setting(&self, name: &str) -> &str {
-        self.env.get(name).map_or("", String::as_str)
-    }
-
     /// Starts one more process with an API; `env` goes before the system's.
     pub(crate) async fn add_api(&mut self, env: &[(&str, &str)]) -> usize {
         let role = if self.mode == Mode::Embedded { Role::AllInOne } else { Role::Api };
@@ -145,13 +140,6 @@ impl System {
     pub(crate) fn command(&self, name: &str, args: &[&str]) -> Launch {
         let env = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         Launch::sanasr(name, args, self.folder.path()).envs(env)
-    }
-
-    /// Stops all processes in good order, and checks that they say so.
-    pub(crate) async fn stop(&mut self) {
-        for mut server in self.apis.drain(..).chain(self.workers.drain(..)) {
-            assert_eq!(server.process.stop().await, Some(0), "the exit code of a graceful stop");
-        }
     }
 
     /// Makes a user with a key, by the command line.
