@@ -1,4 +1,4 @@
-//! The HTTP API: routes, validation, the accepting path. `API.md` in short: what a client sees is decided here, what is
+//! The HTTP API: routes, validation, the accepting path. In short: what a client sees is decided here, what is
 //! true is decided by the store.
 //!
 //! What must hold: handlers are short and make one call to a port; [`problem`] is the one place that knows HTTP errors;

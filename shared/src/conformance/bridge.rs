@@ -33,7 +33,7 @@ pub trait BridgeWorld: Send + Sync {
 }
 
 /// Makes a test of every promise: `bridge_suite!(world)`, where `world` is an expression that makes a
-/// [`BridgeWorld`](crate::conformance::bridge::BridgeWorld) of its own for each.
+/// [`BridgeWorld`] of its own for each.
 #[macro_export]
 macro_rules! bridge_suite {
     ($world:expr) => {

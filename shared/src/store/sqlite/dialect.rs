@@ -11,7 +11,7 @@ macro_rules! now_ms {
     };
 }
 
-/// One of the uuids in a parameter made by [`ids`](super::dialect::ids).
+/// One of the uuids in a parameter made by `ids`.
 macro_rules! among {
     ($parameter:literal) => {
         concat!("IN (SELECT unhex(value) FROM json_each(", $parameter, "))")
