@@ -352,6 +352,9 @@ fn require_services(store: &StoreSettings, services: &ServiceSettings) -> anyhow
 /// Checks the secret key, or makes one in the data dir. Nothing is signed or encrypted with it yet; it must be there
 /// before the first thing is.
 fn check_secret(services: &ServiceSettings, store: &StoreSettings) -> anyhow::Result<()> {
+    if let Some(url) = store.database_url.as_deref() {
+        check_database_url(url)?;
+    }
     match services.secret_key.as_deref() {
         Some(key) if key.chars().count() < SECRET_MIN => {
             bail!("SANASR_SECRET_KEY is too short: it must have {SECRET_MIN} characters or more")

@@ -482,7 +482,7 @@ async fn bad_bodies_and_headers_are_refused(mode: Mode) {
     let reply = client.raw(Method::POST, "/messages/batch", json, big).await.expect("an answer");
     problem(&reply, 413, "payload_too_large");
 
-    for key in [b"".to_vec(), b"a".repeat(256), b"a b".to_vec(), b"a\tb".to_vec(), b"\xc3\xa4".to_vec()] {
+    for key in [b"".to_vec(), b"a".repeat(256), b"a\tb".to_vec(), b"\xc3\xa4".to_vec()] {
         let headers = vec![("content-type", b"application/json".to_vec()), ("idempotency-key", key)];
         problem(&post(headers, good.clone()).await, 400, "malformed_request");
     }
