@@ -4,12 +4,15 @@
 //!
 //! - the *front*: beyond it nothing has been looked at. New messages are there, so a ring is answered there.
 //! - the *gaps*: where a message of this actor has finished, or falls due again. Only the messages to the same recipient,
-//!   which come after it, may have become free by that; they are looked for from there on. A look at a gap goes on over the
-//!   front if it comes that far, so that in steady work one look does both.
-//! - the *round*: everything from the lower bound to the front, nobody left out. It finds what the others can't know of (a
-//!   message that was cancelled, or released by somebody else, or that committed late) every few seconds, and what a look
-//!   at a gap was too short for. A round over a long backlog takes a part of the time only, and leaves the rest to the
-//!   others: 250,000 messages that are held up cost the session's other recipients next to nothing.
+//!   which come after it, may have become free by that; they are looked for from there on, without the recipients known to
+//!   wait. If nobody waits, such a look goes on over the front, so that in steady work one look does both.
+//! - the *round*: everything from the lower bound to the front. It finds what the others can't know of (a message that was
+//!   cancelled, or released by somebody else, or that committed late) every few seconds, and what a look at a gap was too
+//!   short for. A round over a long backlog takes a part of the time only, and leaves the rest to the others: 250,000
+//!   messages that are held up cost the session's other recipients next to nothing.
+//!
+//! Nobody is left out at the front and in a round: a recipient may be free before its time, by a cancellation, and what the
+//! front has passed is looked at again only for a cause.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -200,24 +203,24 @@ impl Puller {
             && let Some(round) = &mut self.round
         {
             round.begun = true;
-            // Nobody is left out: a recipient may be free before its time, by a cancellation.
             let from_seq = round.at.unwrap_or(low).max(low);
             let kind = Kind::Round(self.fresh.take());
             return Some(Look { from_seq, low, cause: round.cause, held: Vec::new(), kind, begun: now });
         }
-        let held = self.held.keys().cloned().collect();
         if let Some(cause) = self.fresh
             && (self.gaps.is_empty() || self.gaps_last)
         {
             self.gaps_last = false;
             self.fresh = None;
             let from_seq = self.front.max(low);
-            return Some(Look { from_seq, low, cause, held, kind: Kind::Front, begun: now });
+            return Some(Look { from_seq, low, cause, held: Vec::new(), kind: Kind::Front, begun: now });
         }
         let (&first, &cause) = self.gaps.first_key_value()?;
         self.gaps_last = true;
         let from_seq = first.saturating_add(1).max(low);
-        let kind = Kind::Gaps(std::mem::take(&mut self.gaps), self.fresh.take());
+        let held: Vec<_> = self.held.keys().cloned().collect();
+        let fresh = if held.is_empty() { self.fresh.take() } else { None };
+        let kind = Kind::Gaps(std::mem::take(&mut self.gaps), fresh);
         Some(Look { from_seq, low, cause, held, kind, begun: now })
     }
 
@@ -244,8 +247,11 @@ impl Puller {
         // What was looked at without a break up to here is behind the front now.
         let reached = pulled.next_seq.or_else(|| pulled.messages.iter().map(|m| m.seq + 1).max()).unwrap_or(0);
         let met_front = look.from_seq <= self.front && (pulled.next_seq.is_none() || reached >= self.front);
-        if look.from_seq <= self.front {
+        if look.from_seq <= self.front && look.held.is_empty() {
             self.front = self.front.max(reached);
+        }
+        for message in &pulled.messages {
+            self.held.remove(&message.recipient);
         }
         match look.kind {
             Kind::Front => {

@@ -315,6 +315,23 @@ fn those_held_up_cost_the_others_nothing() {
     }
 }
 
+/// Somebody cancels the message that a recipient waits for: the next interval finds those behind it, also beyond the front,
+/// where the round leaves off.
+#[test]
+fn a_wait_ends_with_its_message() {
+    let mut actor = Actor::new(4, 2);
+    actor.model.accept(1);
+    actor.settle_down();
+    actor.wait(0, Duration::from_secs(60));
+    actor.settle_down();
+    actor.model.rows[0].state = State::Ended;
+    (0..4).for_each(|_| actor.model.accept(2));
+    actor.model.accept(1);
+    actor.puller.interval();
+    actor.settle_down();
+    assert_eq!(actor.sending.iter().map(|m| m.seq).collect::<Vec<_>>(), [2, 6]);
+}
+
 /// A round over a long backlog leaves time to the others.
 #[test]
 fn a_round_rests_between_looks() {
