@@ -125,6 +125,31 @@ impl<Req, Resp> Group<Req, Resp> {
     }
 }
 
+/// Batches of requests that one statement can speak for together: the others wait for the next one.
+pub struct Batches<Req, Resp> {
+    gather: Arc<Gather<Req, Resp>>,
+    deferred: Vec<Pending<Req, Resp>>,
+}
+
+impl<Req, Resp> Batches<Req, Resp> {
+    /// Batches of what `gather` gathers; several may share it.
+    pub const fn new(gather: Arc<Gather<Req, Resp>>) -> Self {
+        Self { gather, deferred: Vec::new() }
+    }
+
+    /// The next batch: the first request that waits, and those of the others which `together` takes beside those that it
+    /// took before. `None` when nothing will come any more.
+    pub async fn next(&mut self, mut together: impl FnMut(&Req) -> bool) -> Option<Vec<Pending<Req, Resp>>> {
+        let mut waiting = std::mem::take(&mut self.deferred);
+        if waiting.is_empty() {
+            waiting = self.gather.next().await?;
+        }
+        let (batch, later) = waiting.into_iter().partition(|pending| together(&pending.request));
+        self.deferred = later;
+        Some(batch)
+    }
+}
+
 fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".to_owned())
 }

@@ -276,6 +276,11 @@ impl MessageError {
         )
     }
 
+    /// As it is stored.
+    pub fn to_json(&self) -> String {
+        serde_json::json!(self).to_string()
+    }
+
     /// It couldn't be processed: a dead letter.
     pub fn internal(detail: impl Into<String>) -> Self {
         Self::new(Self::INTERNAL, detail, false)

@@ -109,6 +109,47 @@ pub async fn the_sweep_leaves_what_is_under_way_to_its_living_owner(world: &dyn 
     assert_eq!(rig.status(lasting).await, Status::Accepted);
 }
 
+/// A message that is claimed while a sweep is under way, at its last moment, is its owner's: the sweep ends the others.
+pub async fn a_claim_wins_over_the_sweep(world: &dyn World) {
+    let rig = Rig::new(&world.store().await).await;
+    let other = world.store().await;
+    for _ in 0..10 {
+        let end = rig.clock().await.plus(Duration::from_millis(60));
+        let drafts = (0..200).map(|to| NewMessage { expires_at: Some(end), ..rig.draft(to) }).collect();
+        let ids: HashSet<_> = rig.put_all(drafts).await.into_iter().collect();
+        let claiming = async {
+            let mut claimed = HashSet::new();
+            loop {
+                let pulled = rig.pull(20).await;
+                claimed.extend(pulled.messages.iter().map(|message| message.id));
+                if pulled.now > end {
+                    return claimed;
+                }
+            }
+        };
+        let sweeping = async {
+            let mut swept = HashSet::new();
+            loop {
+                let after = rig.clock().await > end;
+                swept.extend(other.expire().await.expect("a sweep").messages);
+                if after {
+                    return swept;
+                }
+            }
+        };
+        let (claimed, swept) = tokio::join!(claiming, sweeping);
+        for id in &claimed {
+            assert_eq!(rig.status(*id).await, Status::Sending, "claimed by its living owner");
+        }
+        assert_eq!(claimed.union(&swept).copied().collect::<HashSet<_>>(), ids, "each is claimed or swept");
+        assert!(claimed.is_disjoint(&swept));
+        for pulled in &claimed {
+            let settled = rig.store.settle(rig.settlement(*pulled, 1, Outcome::Sent)).await.expect("an answer");
+            assert_eq!(settled, Settled::Done(Status::Sent));
+        }
+    }
+}
+
 /// What waits is counted by user and by session, open and scheduled messages alike, with the age of the oldest.
 pub async fn the_backlog_is_counted(world: &dyn World) {
     let store = world.store().await;

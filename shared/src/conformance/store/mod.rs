@@ -187,6 +187,7 @@ macro_rules! store_suite {
                 due_messages_are_promoted_in_the_order_of_their_times,
                 sweeps_go_in_chunks,
                 the_sweep_leaves_what_is_under_way_to_its_living_owner,
+                a_claim_wins_over_the_sweep,
                 the_backlog_is_counted,
                 a_deleted_session_is_drained,
                 what_is_kept_no_longer_goes,

@@ -10,7 +10,7 @@ use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::committer::{Committer, Statement};
-use crate::group_commit::{Gather, Pending};
+use crate::group_commit::{Batches, Pending};
 use crate::ids::{MessageId, UserId};
 use crate::message::{NewMessage, Status};
 use crate::ports::store::{AcceptHook, AcceptOutcome, AcceptRequest, AcceptedJob, StoreError};
@@ -36,10 +36,9 @@ struct ItemKey {
 
 pub(super) struct Accept;
 
-const SQL: &str = "
-WITH clock AS MATERIALIZED (
-    SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
-), item AS MATERIALIZED (
+const SQL: &str = concat!(
+    with_clock!(),
+    "item AS MATERIALIZED (
     SELECT i.*, u.max_messages_per_day AS lim, u.is_active AS active, s.id AS here
     FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::smallint[], $7::text[], $8::bigint[],
                 $9::bigint[], $10::uuid[], $11::uuid[], $12::text[], $13::text[], $14::text[], $15::integer[],
@@ -108,7 +107,8 @@ UNION ALL SELECT 3, n, NULL, NULL, id FROM old
 UNION ALL SELECT 4, n, NULL, NULL, NULL FROM head WHERE NOT same
 UNION ALL SELECT 5, n, NULL, NULL, NULL FROM item WHERE active IS NOT true
 UNION ALL SELECT 6, n, NULL, NULL, NULL FROM item WHERE active AND here IS NULL
-UNION ALL SELECT 7, user_id, used, lim, NULL FROM q";
+UNION ALL SELECT 7, user_id, used, lim, NULL FROM q"
+);
 
 #[derive(FromRow)]
 struct Row {
@@ -197,32 +197,23 @@ fn outcomes(items: &[&Item], rows: &[Row]) -> Vec<Result<AcceptOutcome, StoreErr
     items.iter().zip(outcomes).map(|(item, outcome)| outcome.map_or_else(|| refused(item), Ok)).collect()
 }
 
-/// Gathers requests and commits them until all callers are gone. Each process has two of these: while one waits for the
-/// disk, the other gathers.
-pub(super) async fn commit_requests(
-    requests: std::sync::Arc<Gather<AcceptRequest, Vec<AcceptOutcome>>>,
+/// Commits what is gathered until all callers are gone. Each process has two of these: while one waits for the disk, the
+/// other gathers.
+pub(super) async fn serve(
+    mut batches: Batches<AcceptRequest, Vec<AcceptOutcome>>,
     mut committer: Committer<Accept>,
     on_accept: AcceptHook,
 ) {
-    let mut deferred: Vec<Pending<AcceptRequest, Vec<AcceptOutcome>>> = Vec::new();
-    loop {
-        let mut batch = std::mem::take(&mut deferred);
-        if batch.is_empty() {
-            match requests.next().await {
-                Some(gathered) => batch = gathered,
-                None => break,
-            }
-        }
-        // Twins of one key are folded by waiting for the next batch, where the first one's row is found.
-        let mut keys = HashSet::new();
-        let (now, later): (Vec<_>, Vec<_>) = batch.into_iter().partition(|pending| {
-            let request = &pending.request;
-            request.key.as_ref().is_none_or(|key| keys.insert((request.user, key.key.clone())))
-        });
-        deferred = later;
-        commit_batch(now, &mut committer, &on_accept).await;
+    while let Some(batch) = batches.next(together()).await {
+        commit_batch(batch, &mut committer, &on_accept).await;
     }
     committer.close().await;
+}
+
+/// Twins of one key are folded by waiting for the next batch, where the first one's row is found.
+fn together() -> impl FnMut(&AcceptRequest) -> bool + Send {
+    let mut keys = HashSet::new();
+    move |request| request.key.as_ref().is_none_or(|key| keys.insert((request.user, key.key.clone())))
 }
 
 async fn commit_batch(

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
+use crate::group_commit::{Batches, Pending};
 use crate::lifecycle::Backoff;
 use crate::ports::store::StoreError;
 
@@ -152,6 +153,25 @@ impl<S: Statement> Committer<S> {
             let _ = tokio::time::timeout(Duration::from_millis(500), connection.close()).await;
         }
     }
+}
+
+/// Runs what is gathered until all callers are gone; `together` makes the rule by which requests share a statement.
+/// `batch_size` names the histogram.
+pub(super) async fn serve<S: Statement, T: FnMut(&S::Item) -> bool>(
+    mut batches: Batches<S::Item, S::Answer>,
+    mut committer: Committer<S>,
+    together: fn() -> T,
+    batch_size: &'static str,
+) {
+    while let Some(batch) = batches.next(together()).await {
+        metrics::histogram!(batch_size).record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
+        let (items, callers): (Vec<S::Item>, Vec<_>) = batch.into_iter().map(Pending::into_parts).unzip();
+        let answers = committer.run(&items.iter().collect::<Vec<_>>()).await;
+        for (caller, answer) in callers.into_iter().zip(answers) {
+            caller.send(answer);
+        }
+    }
+    committer.close().await;
 }
 
 /// The connection, made if there is none.

@@ -12,6 +12,13 @@ macro_rules! now_ms {
     };
 }
 
+/// Begins a statement that has `clock.now`.
+macro_rules! with_clock {
+    () => {
+        concat!("WITH clock AS MATERIALIZED (SELECT ", now_ms!(), " AS now), ")
+    };
+}
+
 /// One of the uuids in a parameter made by `ids`.
 macro_rules! among {
     ($parameter:literal) => {

@@ -13,19 +13,14 @@ use crate::session::DELETE_GRACE;
 use crate::time::{DAY_MS, Day, Time, millis};
 
 async fn now(connection: &mut PgConnection) -> Result<Time> {
-    sqlx::query_scalar("SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint")
-        .fetch_one(connection)
-        .await
-        .map(Time)
-        .map_err(error)
+    sqlx::query_scalar(concat!("SELECT ", now_ms!())).fetch_one(connection).await.map(Time).map_err(error)
 }
 
 /// The users' quota rows are locked before the new `seq` is drawn, as by an accept: a user's order stays the order of
 /// commit.
-const PROMOTE: &str = "
-WITH clock AS MATERIALIZED (
-    SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
-), pick AS MATERIALIZED (
+const PROMOTE: &str = concat!(
+    with_clock!(),
+    "pick AS MATERIALIZED (
     SELECT id FROM messages
     WHERE due_at IS NOT NULL AND NOT open AND due_at <= (SELECT now FROM clock)
     ORDER BY due_at, seq LIMIT $1
@@ -52,7 +47,8 @@ WITH clock AS MATERIALIZED (
     INSERT INTO events (at, user_id, session_id, message_id, status)
     SELECT (SELECT now FROM clock), user_id, session_id, id, 1 FROM moved
 )
-SELECT m.id, m.session_id, m.expires_at - (SELECT now FROM clock) AS life, m.request_id FROM moved m ORDER BY m.seq";
+SELECT m.id, m.session_id, m.expires_at - (SELECT now FROM clock) AS life, m.request_id FROM moved m ORDER BY m.seq"
+);
 
 #[derive(FromRow)]
 struct Promoted {
@@ -78,20 +74,18 @@ fn is_full(rows: usize) -> bool {
     i64::try_from(rows).is_ok_and(|rows| rows >= SWEEP_CHUNK)
 }
 
-/// Ends messages that a statement picks as `picked (id, ended)`, where `ended` is the status they get unless they may have
-/// been sent.
+/// Ends messages that a statement picks as `picked (id, was, attempts, ended)`: `ended` is the status they get unless they
+/// may have been sent. What was claimed, given back or ended since it was picked is left for the next look: a claim counts
+/// an attempt.
 macro_rules! ending {
     ($pick:literal) => {
         concat!(
-            "
-WITH clock AS MATERIALIZED (
-    SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
-), ",
+            with_clock!(),
             $pick,
             ", locked AS MATERIALIZED (
     SELECT m.id, m.status AS was, CASE WHEN m.unknown_attempts > 0 THEN 6::smallint ELSE p.ended END AS status
     FROM picked p JOIN messages m ON m.id = p.id
-    WHERE m.status IN (0, 1, 2)
+    WHERE m.status = p.was AND m.attempts = p.attempts
     ORDER BY m.id
     FOR NO KEY UPDATE OF m SKIP LOCKED
 ), moved AS (
@@ -99,7 +93,7 @@ WITH clock AS MATERIALIZED (
     SET status = l.status, open = false, due_at = NULL, hold = 0, refunded = m.unknown_attempts = 0,
         error = CASE WHEN l.status = 6 THEN $2 ELSE m.error END,
         updated_at = (SELECT now FROM clock)
-    FROM locked l WHERE m.id = l.id AND m.status = l.was
+    FROM locked l WHERE m.id = l.id AND m.status = l.was AND m.status IN (0, 1, 2)
     RETURNING m.id, m.user_id, m.session_id, m.quota_day, m.status, m.refunded
 ), event AS (
     INSERT INTO events (at, user_id, session_id, message_id, status)
@@ -123,7 +117,7 @@ SELECT id FROM moved"
 /// What is being sent is left to its owner while that lives, unless it is in doubt and waits.
 const EXPIRE: &str = ending!(
     "picked AS MATERIALIZED (
-    SELECT m.id, 7::smallint AS ended FROM messages m
+    SELECT m.id, m.status AS was, m.attempts, 7::smallint AS ended FROM messages m
     WHERE m.open AND m.expires_at <= (SELECT now FROM clock)
       AND (m.status = 1 OR m.due_at IS NOT NULL OR m.claimed_by NOT IN (SELECT id FROM workers))
     ORDER BY m.expires_at LIMIT $1
@@ -133,21 +127,18 @@ const EXPIRE: &str = ending!(
 /// What a session that is marked and owned by nobody has queued.
 const DRAIN: &str = ending!(
     "picked AS MATERIALIZED (
-    (SELECT m.id, 8::smallint AS ended FROM messages m WHERE m.session_id = $3 AND m.open LIMIT $1)
+    (SELECT m.id, m.status AS was, m.attempts, 8::smallint AS ended FROM messages m
+     WHERE m.session_id = $3 AND m.open LIMIT $1)
     UNION ALL
-    (SELECT m.id, 8::smallint FROM messages m
+    (SELECT m.id, m.status, m.attempts, 8::smallint FROM messages m
      WHERE m.due_at IS NOT NULL AND NOT m.open AND m.session_id = $3 LIMIT $1)
 )"
 );
 
-fn unknown_outcome() -> String {
-    serde_json::to_string(&MessageError::unknown_outcome()).unwrap_or_default()
-}
-
 pub(super) async fn expire(connection: &mut PgConnection) -> Result<Swept> {
     let messages: Vec<MessageId> = sqlx::query_scalar(EXPIRE)
         .bind(SWEEP_CHUNK)
-        .bind(unknown_outcome())
+        .bind(MessageError::unknown_outcome().to_json())
         .fetch_all(connection)
         .await
         .map_err(error)?;
@@ -157,13 +148,13 @@ pub(super) async fn expire(connection: &mut PgConnection) -> Result<Swept> {
 
 /// In a transaction.
 pub(super) async fn drain_deleted(connection: &mut PgConnection) -> Result<(Swept, Vec<SessionId>)> {
-    let marked: Vec<SessionId> = sqlx::query_scalar(
+    let marked: Vec<SessionId> = sqlx::query_scalar(concat!(
         "SELECT id FROM sessions
-         WHERE deleting_at IS NOT NULL AND drained_at IS NULL
-           AND deleting_at < floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint - $1
-           AND (owner IS NULL OR owner NOT IN (SELECT id FROM workers))
+         WHERE deleting_at IS NOT NULL AND drained_at IS NULL AND deleting_at < ",
+        now_ms!(),
+        " - $1 AND (owner IS NULL OR owner NOT IN (SELECT id FROM workers))
          ORDER BY deleting_at LIMIT 10",
-    )
+    ))
     .bind(millis(DELETE_GRACE))
     .fetch_all(&mut *connection)
     .await
@@ -173,7 +164,7 @@ pub(super) async fn drain_deleted(connection: &mut PgConnection) -> Result<(Swep
     for session in marked {
         let ended: Vec<MessageId> = sqlx::query_scalar(DRAIN)
             .bind(SWEEP_CHUNK)
-            .bind(unknown_outcome())
+            .bind(MessageError::unknown_outcome().to_json())
             .bind(session)
             .fetch_all(&mut *connection)
             .await
@@ -182,16 +173,20 @@ pub(super) async fn drain_deleted(connection: &mut PgConnection) -> Result<(Swep
             swept = Swept { messages: ended, more: true };
             break;
         }
-        // Its messages still show its name: the row stays, marked as done.
-        sqlx::query(
-            "UPDATE sessions SET queued = 0, drained_at = floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint
-             WHERE id = $1",
-        )
+        // Its messages still show its name: the row stays, marked as done. What was locked just now is still there.
+        let done = sqlx::query(concat!(
+            "UPDATE sessions SET queued = 0, drained_at = ",
+            now_ms!(),
+            " WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.session_id = $1 AND m.open)
+                AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.due_at IS NOT NULL AND NOT m.open AND m.session_id = $1)",
+        ))
         .bind(session)
         .execute(&mut *connection)
         .await
         .map_err(error)?;
-        empty.push(session);
+        if done.rows_affected() > 0 {
+            empty.push(session);
+        }
     }
     Ok((swept, empty))
 }
@@ -221,12 +216,14 @@ pub(super) async fn count_backlog(connection: &mut PgConnection) -> Result<(Back
     .execute(&mut *connection)
     .await
     .map_err(error)?;
-    let oldest_ms: Option<i64> = sqlx::query_scalar(
-        "SELECT max(floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint - f.created_at)
+    let oldest_ms: Option<i64> = sqlx::query_scalar(concat!(
+        "SELECT max(",
+        now_ms!(),
+        " - f.created_at)
          FROM unnest($1::uuid[]) AS s (id)
          CROSS JOIN LATERAL (
              SELECT m.created_at FROM messages m WHERE m.session_id = s.id AND m.open ORDER BY m.seq LIMIT 1) f",
-    )
+    ))
     .bind(&ids)
     .fetch_one(&mut *connection)
     .await

@@ -25,9 +25,9 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use self::committer::{Committer, Statement};
+use self::committer::{Committer, serve};
 use self::settle::Active;
-use crate::group_commit::{Group, Pending, group};
+use crate::group_commit::{Batches, Group, group};
 use crate::ids::{ApiKeyId, MessageId, SessionId, UserId, WorkerId};
 use crate::message::Message;
 use crate::ports::store::{
@@ -146,15 +146,17 @@ impl Postgres {
         let gather = Arc::new(gather);
         for _ in 0..ACCEPT_COMMITTERS {
             let committer = Committer::new(accept::Accept, options.clone());
-            committers.spawn(accept::commit_requests(gather.clone(), committer, on_accept.clone()));
+            committers.spawn(accept::serve(Batches::new(gather.clone()), committer, on_accept.clone()));
         }
-        let (pull, gather) = group(WORK_WAITING_MAX, WORK_BATCH_MAX);
-        committers.spawn(pull::commit_pulls(Arc::new(gather), Committer::new(pull::Pull, options.clone())));
-        let (settle, gather) = group(WORK_WAITING_MAX, WORK_BATCH_MAX);
-        let statement = settle::Settle { active: active.clone() };
-        committers.spawn(settle::commit_settlements(Arc::new(gather), Committer::new(statement, options.clone())));
-        let (receipts, gather) = group(WORK_WAITING_MAX, WORK_BATCH_MAX);
-        committers.spawn(receipts::commit_receipts(Arc::new(gather), Committer::new(receipts::Receipts, options)));
+        let (pull, pulls) = batches();
+        let committer = Committer::new(pull::Pull, options.clone());
+        committers.spawn(serve(pulls, committer, pull::together, "sanasr_pull_batch_size"));
+        let (settle, settlements) = batches();
+        let committer = Committer::new(settle::Settle { active: active.clone() }, options.clone());
+        committers.spawn(serve(settlements, committer, settle::together, "sanasr_settle_batch_size"));
+        let (receipts, gathered) = batches();
+        let committer = Committer::new(receipts::Receipts, options);
+        committers.spawn(serve(gathered, committer, receipts::together, "sanasr_receipts_batch_size"));
         Ok(Arc::new(Self {
             pool,
             deployment,
@@ -210,17 +212,14 @@ impl Postgres {
     }
 }
 
-fn not_migrated() -> StoreError {
-    StoreError::Unavailable("the database has no schema yet: run `sanasr migrate`".to_owned())
+/// A group of a worker's calls.
+fn batches<Req, Resp>() -> (Group<Req, Resp>, Batches<Req, Resp>) {
+    let (group, gather) = group(WORK_WAITING_MAX, WORK_BATCH_MAX);
+    (group, Batches::new(Arc::new(gather)))
 }
 
-/// Runs a batch and gives each caller its answer.
-async fn run_and_answer<S: Statement>(batch: Vec<Pending<S::Item, S::Answer>>, committer: &mut Committer<S>) {
-    let (items, callers): (Vec<S::Item>, Vec<_>) = batch.into_iter().map(Pending::into_parts).unzip();
-    let answers = committer.run(&items.iter().collect::<Vec<_>>()).await;
-    for (caller, answer) in callers.into_iter().zip(answers) {
-        caller.send(answer);
-    }
+fn not_migrated() -> StoreError {
+    StoreError::Unavailable("the database has no schema yet: run `sanasr migrate`".to_owned())
 }
 
 #[async_trait]
@@ -395,9 +394,12 @@ impl Working for Postgres {
     }
 
     async fn renew(&self, worker: WorkerId, lease: Duration) -> Result<Renewed> {
-        let renewed = self.on_pool(async |c| sql::ownership::renew(c, worker, millis(lease)).await).await?;
-        self.on_pool(async |c| settle::write_active(c, worker, &self.active).await).await?;
-        Ok(renewed)
+        self.on_pool(async |c| {
+            let renewed = sql::ownership::renew(&mut *c, worker, millis(lease)).await?;
+            settle::write_active(c, worker, &self.active).await?;
+            Ok(renewed)
+        })
+        .await
     }
 
     async fn take(&self, worker: WorkerId, count: usize) -> Result<Vec<OwnedSession>> {

@@ -4,14 +4,12 @@
 //! session back, locks them FOR UPDATE, so that this statement sees either its right or nothing.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-use super::committer::{Committer, Statement};
-use crate::group_commit::{Gather, Pending};
-use crate::ids::{MessageId, SessionId, WorkerId};
+use super::committer::Statement;
+use crate::ids::MessageId;
 use crate::message::MessageType;
 use crate::ports::store::{Outgoing, PullRequest, Pulled, StoreError};
 use crate::recipient::Recipient;
@@ -21,10 +19,9 @@ pub(super) struct Pull;
 
 /// The head of a recipient's queue is found by a scalar subquery, an index probe per row examined: an anti-join would be
 /// free to read all that is held up. (BETWEEN leaves only the index by recipient in question, whatever the statistics say.)
-const SQL: &str = "
-WITH clock AS MATERIALIZED (
-    SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
-), want AS MATERIALIZED (
+const SQL: &str = concat!(
+    with_clock!(),
+    "want AS MATERIALIZED (
     SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
         AS w (s, claim, from_seq, low, places, scan)
 ), held AS MATERIALIZED (
@@ -98,7 +95,8 @@ SELECT (SELECT now FROM clock) AS now, s.s AS ready, s.found, s.last, s.rows, s.
        c.id, c.seq, c.recipient, c.whatsapp_id, c.type AS kind, c.content, c.attempts, c.unknown_attempts, c.crashes,
        c.created_at, c.expires_at, c.request_id,
        (SELECT q.whatsapp_id FROM messages q WHERE q.id = c.reply_to) AS quoted
-FROM worker LEFT JOIN seen s ON true LEFT JOIN claimed c ON c.session_id = s.s";
+FROM worker LEFT JOIN seen s ON true LEFT JOIN claimed c ON c.session_id = s.s"
+);
 
 #[derive(FromRow)]
 struct Row {
@@ -216,25 +214,8 @@ fn answers(items: &[&PullRequest], rows: Vec<Row>) -> Vec<Result<Pulled, StoreEr
     items.iter().map(answer).collect()
 }
 
-/// Gathers pulls and runs them until all callers are gone. One statement speaks for one worker, and once for a session.
-pub(super) async fn commit_pulls(pulls: Arc<Gather<PullRequest, Pulled>>, mut committer: Committer<Pull>) {
-    let mut deferred: Vec<Pending<PullRequest, Pulled>> = Vec::new();
-    loop {
-        let mut batch = std::mem::take(&mut deferred);
-        if batch.is_empty() {
-            match pulls.next().await {
-                Some(gathered) => batch = gathered,
-                None => break,
-            }
-        }
-        let Some(worker): Option<WorkerId> = batch.first().map(|pending| pending.request.worker) else { continue };
-        let mut sessions: HashSet<SessionId> = HashSet::new();
-        let (now, later): (Vec<_>, Vec<_>) = batch
-            .into_iter()
-            .partition(|pending| pending.request.worker == worker && sessions.insert(pending.request.session));
-        deferred = later;
-        metrics::histogram!("sanasr_pull_batch_size").record(u32::try_from(now.len()).unwrap_or(u32::MAX));
-        super::run_and_answer(now, &mut committer).await;
-    }
-    committer.close().await;
+/// One statement speaks for one worker, and once for a session.
+pub(super) fn together() -> impl FnMut(&PullRequest) -> bool + Send {
+    let (mut worker, mut sessions) = (None, HashSet::new());
+    move |pull| *worker.get_or_insert(pull.worker) == pull.worker && sessions.insert(pull.session)
 }

@@ -1,13 +1,11 @@
 //! Writing receipts: one statement for many sessions.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-use super::committer::{Committer, Statement};
-use crate::group_commit::{Gather, Pending};
+use super::committer::Statement;
 use crate::ids::MessageId;
 use crate::message::Status;
 use crate::ports::store::{ReceiptBatch, StoreError};
@@ -15,10 +13,9 @@ use crate::ports::store::{ReceiptBatch, StoreError};
 pub(super) struct Receipts;
 
 /// WhatsApp's clock isn't ours, and counts in seconds: what came later is never shown as earlier.
-const SQL: &str = "
-WITH clock AS MATERIALIZED (
-    SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
-), item AS MATERIALIZED (
+const SQL: &str = concat!(
+    with_clock!(),
+    "item AS MATERIALIZED (
     SELECT * FROM unnest($3::uuid[], $4::text[], $5::smallint[], $6::bigint[], $7::bigint[], $8::bigint[])
         AS i (s, whatsapp_id, status, sent_at, delivered_at, read_at)
 ), worker AS MATERIALIZED (
@@ -55,7 +52,8 @@ WITH clock AS MATERIALIZED (
     ON CONFLICT (user_id, day, shard) DO UPDATE
     SET sent = u.sent + excluded.sent, failed = u.failed + excluded.failed, media_sent = u.media_sent + excluded.media_sent
 )
-SELECT m.id, m.session_id FROM worker LEFT JOIN moved m ON true";
+SELECT m.id, m.session_id FROM worker LEFT JOIN moved m ON true"
+);
 
 #[derive(FromRow)]
 struct Row {
@@ -136,27 +134,11 @@ impl Statement for Receipts {
     }
 }
 
-/// Gathers receipts and writes them until all callers are gone. One statement speaks for one worker.
-pub(super) async fn commit_receipts(
-    receipts: Arc<Gather<ReceiptBatch, Vec<MessageId>>>,
-    mut committer: Committer<Receipts>,
-) {
-    let mut deferred: Vec<Pending<ReceiptBatch, Vec<MessageId>>> = Vec::new();
-    loop {
-        let mut batch = std::mem::take(&mut deferred);
-        if batch.is_empty() {
-            match receipts.next().await {
-                Some(gathered) => batch = gathered,
-                None => break,
-            }
-        }
-        let Some(first) = batch.first().map(|pending| (pending.request.worker, pending.request.shard)) else {
-            continue;
-        };
-        let (now, later): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|pending| (pending.request.worker, pending.request.shard) == first);
-        deferred = later;
-        super::run_and_answer(now, &mut committer).await;
+/// One statement speaks for one worker.
+pub(super) fn together() -> impl FnMut(&ReceiptBatch) -> bool + Send {
+    let mut whose = None;
+    move |batch| {
+        let this = (batch.worker, batch.shard);
+        *whose.get_or_insert(this) == this
     }
-    committer.close().await;
 }

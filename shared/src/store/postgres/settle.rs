@@ -9,8 +9,7 @@ use std::sync::Arc;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-use super::committer::{Committer, Statement};
-use crate::group_commit::{Gather, Pending};
+use super::committer::Statement;
 use crate::ids::WorkerId;
 use crate::message::{Hold, MAX_CRASHES, MessageError, Status};
 use crate::ports::store::{Outcome, Result, Settled, Settlement, StoreError};
@@ -24,10 +23,9 @@ pub(super) struct Settle {
 /// Sessions and when they sent last: written with a worker's renewal, not with every message.
 pub(super) type Active = std::sync::Mutex<HashMap<Uuid, i64>>;
 
-const SQL: &str = "
-WITH clock AS MATERIALIZED (
-    SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint AS now
-), item AS MATERIALIZED (
+const SQL: &str = concat!(
+    with_clock!(),
+    "item AS MATERIALIZED (
     SELECT * FROM unnest($3::uuid[], $4::bigint[], $5::integer[], $6::smallint[], $7::boolean[], $8::boolean[],
                          $9::boolean[], $10::bigint[], $11::smallint[], $12::text[])
         AS i (id, claim, attempt, goal, not_sent, uncount, crash, after, hold, error)
@@ -85,7 +83,8 @@ WITH clock AS MATERIALIZED (
     ON CONFLICT (user_id, day, shard) DO UPDATE
     SET sent = u.sent + excluded.sent, failed = u.failed + excluded.failed, media_sent = u.media_sent + excluded.media_sent
 )
-SELECT (SELECT now FROM clock) AS now, s.id, s.status, s.session_id FROM worker w LEFT JOIN settled s ON true";
+SELECT (SELECT now FROM clock) AS now, s.id, s.status, s.session_id FROM worker w LEFT JOIN settled s ON true"
+);
 
 #[derive(FromRow)]
 struct Row {
@@ -110,22 +109,21 @@ impl Terms {
     fn of(outcome: &Outcome) -> Self {
         let plain =
             |goal| Self { goal, not_sent: false, uncount: false, crash: false, after_ms: None, hold: 0, error: None };
-        let text = |error: &MessageError| serde_json::to_string(error).ok();
         match outcome {
             Outcome::Sent => plain(Status::Sent),
             Outcome::Retry { error, after, hold } => Self {
                 not_sent: true,
                 after_ms: Some(millis(*after)),
                 hold: *hold as i16,
-                error: text(error),
+                error: Some(error.to_json()),
                 ..plain(Status::Accepted)
             },
-            Outcome::Failed { error } => Self { not_sent: true, error: text(error), ..plain(Status::Failed) },
+            Outcome::Failed { error } => Self { not_sent: true, error: Some(error.to_json()), ..plain(Status::Failed) },
             Outcome::Expired => Self { not_sent: true, ..plain(Status::Expired) },
             Outcome::InDoubt { error, after } => Self {
                 after_ms: Some(millis(*after)),
                 hold: Hold::Retry as i16,
-                error: text(error),
+                error: Some(error.to_json()),
                 ..plain(Status::Sending)
             },
             Outcome::Unknown => plain(Status::Failed),
@@ -153,9 +151,8 @@ impl Statement for Settle {
     ) -> std::result::Result<Vec<Result<Settled>>, sqlx::Error> {
         let Some(first) = items.first() else { return Ok(Vec::new()) };
         let terms: Vec<Terms> = items.iter().map(|item| Terms::of(&item.outcome)).collect();
-        let unknown = serde_json::to_string(&MessageError::unknown_outcome()).unwrap_or_default();
+        let unknown = MessageError::unknown_outcome().to_json();
         let crashed = MessageError::internal("Sending it failed for a reason of ours, again and again.");
-        let crashed = serde_json::to_string(&crashed).unwrap_or_default();
         let rows: Vec<Row> = sqlx::query_as(SQL)
             .bind(first.worker)
             .bind(first.shard)
@@ -171,7 +168,7 @@ impl Statement for Settle {
             .bind(terms.iter().map(|t| t.error.as_deref()).collect::<Vec<_>>())
             .bind(MAX_CRASHES)
             .bind(unknown)
-            .bind(crashed)
+            .bind(crashed.to_json())
             .fetch_all(connection)
             .await?;
         if rows.is_empty() {
@@ -187,34 +184,13 @@ impl Statement for Settle {
     }
 }
 
-/// Gathers settlements and writes them until all callers are gone. One statement speaks for one worker, and once for a
-/// message.
-pub(super) async fn commit_settlements(
-    settlements: Arc<Gather<Settlement, Settled>>,
-    mut committer: Committer<Settle>,
-) {
-    let mut deferred: Vec<Pending<Settlement, Settled>> = Vec::new();
-    loop {
-        let mut batch = std::mem::take(&mut deferred);
-        if batch.is_empty() {
-            match settlements.next().await {
-                Some(gathered) => batch = gathered,
-                None => break,
-            }
-        }
-        let Some(first) = batch.first().map(|pending| (pending.request.worker, pending.request.shard)) else {
-            continue;
-        };
-        let mut messages = HashSet::new();
-        let (now, later): (Vec<_>, Vec<_>) = batch.into_iter().partition(|pending| {
-            let settlement = &pending.request;
-            (settlement.worker, settlement.shard) == first && messages.insert(settlement.message)
-        });
-        deferred = later;
-        metrics::histogram!("sanasr_settle_batch_size").record(u32::try_from(now.len()).unwrap_or(u32::MAX));
-        super::run_and_answer(now, &mut committer).await;
+/// One statement speaks for one worker, and once for a message.
+pub(super) fn together() -> impl FnMut(&Settlement) -> bool + Send {
+    let (mut whose, mut messages) = (None, HashSet::new());
+    move |settlement| {
+        let this = (settlement.worker, settlement.shard);
+        *whose.get_or_insert(this) == this && messages.insert(settlement.message)
     }
-    committer.close().await;
 }
 
 /// Writes down when sessions sent last.

@@ -81,17 +81,12 @@ impl State {
     /// Ends it as one that may have been sent.
     pub(super) fn end_unknown(&mut self) {
         self.end(Status::Failed);
-        self.error = Some(text(&MessageError::unknown_outcome()));
+        self.error = Some(MessageError::unknown_outcome().to_json());
     }
 
     fn is_media(&self) -> bool {
         MessageType::from_code(self.kind).is_some_and(MessageType::is_media)
     }
-}
-
-/// An error as its column keeps it.
-pub(super) fn text(error: &MessageError) -> String {
-    serde_json::json!({ "code": error.code, "detail": error.detail, "retryable": error.retryable }).to_string()
 }
 
 /// A change of a message's row.

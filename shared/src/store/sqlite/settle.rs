@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteConnection;
 
 use super::dialect;
-use super::moves::{self, Move, State, Stored, text};
+use super::moves::{self, Move, State, Stored};
 use super::sql::failed;
 use super::writer::later;
 use crate::ids::{MessageId, WorkerId};
@@ -99,11 +99,11 @@ fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
         Outcome::Retry { error, after: pause, hold } => {
             after.not_sent();
             after.wait(Status::Accepted, Some(later(now, *pause)), *hold as i16);
-            after.error = Some(text(error));
+            after.error = Some(error.to_json());
         }
         Outcome::Failed { error } => {
             after.not_sent();
-            after.error = Some(text(error));
+            after.error = Some(error.to_json());
             after.end_unsent(Status::Failed);
         }
         Outcome::Expired => {
@@ -112,7 +112,7 @@ fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
         }
         Outcome::InDoubt { error, after: pause } => {
             after.wait(Status::Sending, Some(later(now, *pause)), Hold::Retry as i16);
-            after.error = Some(text(error));
+            after.error = Some(error.to_json());
         }
         Outcome::Unknown => after.end_unknown(),
         Outcome::Released => {
@@ -126,7 +126,7 @@ fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
             }
             if after.crashes >= MAX_CRASHES {
                 let error = MessageError::internal("Sending it failed for a reason of ours, again and again.");
-                after.error = Some(text(&error));
+                after.error = Some(error.to_json());
                 after.end_unsent(Status::Failed);
             } else {
                 let status = if *called { Status::Sending } else { Status::Accepted };
