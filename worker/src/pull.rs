@@ -108,6 +108,8 @@ pub(crate) struct Puller {
     fresh: Option<Cause>,
     /// Messages that have finished: those behind them may be free.
     gaps: BTreeMap<i64, Cause>,
+    /// Beyond this place, and behind the front, nothing waits for an earlier message: what has ended there left no gap.
+    waiting: i64,
     gaps_last: bool,
     round: Option<Round>,
     round_after: Instant,
@@ -128,6 +130,7 @@ impl Puller {
             front: 0,
             fresh: Some(Cause::TakeOver),
             gaps: BTreeMap::new(),
+            waiting: 0,
             gaps_last: false,
             round: None,
             round_after: now,
@@ -145,7 +148,9 @@ impl Puller {
 
     /// The message at `seq` has ended: the next one to its recipient may be free.
     pub(crate) fn ended(&mut self, seq: i64) {
-        self.gaps.entry(seq).or_insert(Cause::Place);
+        if seq < self.waiting {
+            self.gaps.entry(seq).or_insert(Cause::Place);
+        }
     }
 
     /// The message at `seq` can be claimed again.
@@ -244,6 +249,7 @@ impl Puller {
                 self.falls_due(at);
             }
         }
+        self.note_waiting(&look, pulled);
         // What was looked at without a break up to here is behind the front now.
         let reached = pulled.next_seq.or_else(|| pulled.messages.iter().map(|m| m.seq + 1).max()).unwrap_or(0);
         let met_front = look.from_seq <= self.front && (pulled.next_seq.is_none() || reached >= self.front);
@@ -308,6 +314,13 @@ impl Puller {
             }
             Kind::Round(fresh) => self.fresh = self.fresh.or(fresh),
         }
+    }
+
+    /// What a look has seen of messages that wait for others. One that left recipients out says nothing of theirs.
+    fn note_waiting(&mut self, look: &Look, pulled: &Pulled) {
+        let seen = pulled.waiting.unwrap_or(0);
+        let all = look.held.is_empty() && pulled.next_seq.is_none();
+        self.waiting = if all { seen.max(self.waiting.min(look.from_seq - 1)) } else { seen.max(self.waiting) };
     }
 
     fn round_done(&mut self, low: i64, from: i64, begun: Instant, pulled: &Pulled, met_front: bool, now: Instant) {

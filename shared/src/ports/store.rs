@@ -419,6 +419,9 @@ pub struct Pulled {
     pub first_seq: Option<i64>,
     /// The earliest time at which an examined message falls due.
     pub next_due: Option<Time>,
+    /// The highest `seq` of an examined message that is neither claimed with this pull nor under way: it waits for an earlier
+    /// one to its recipient, for its time or its end.
+    pub waiting: Option<i64>,
     /// The database's clock.
     pub now: Time,
     /// Messages may be claimed at all: the session is the caller's, connected, neither paused nor marked, its user active.

@@ -73,6 +73,9 @@ impl Model {
                 let due = self.time(due);
                 pulled.next_due = Some(pulled.next_due.map_or(due, |t| t.min(due)));
             }
+            if self.rows[at].state != State::Sending && !self.claimable(at) {
+                pulled.waiting = Some(seq);
+            }
             if self.claimable(at) {
                 self.rows[at].state = State::Sending;
                 pulled.messages.push(outgoing(seq, self.rows[at].recipient));
@@ -330,6 +333,28 @@ fn a_wait_ends_with_its_message() {
     actor.puller.interval();
     actor.settle_down();
     assert_eq!(actor.sending.iter().map(|m| m.seq).collect::<Vec<_>>(), [2, 6]);
+}
+
+/// The end of a message behind which nobody waits is no cause to look.
+#[test]
+fn an_end_that_frees_nobody_costs_nothing() {
+    let mut actor = Actor::new(10, 8);
+    actor.settle_down();
+    for recipient in 0..20 {
+        actor.model.accept(recipient);
+        actor.puller.ring();
+        actor.settle_down();
+        let pulls = actor.pulls;
+        actor.end(0);
+        actor.settle_down();
+        assert_eq!(actor.pulls, pulls);
+    }
+    (0..2).for_each(|_| actor.model.accept(1));
+    actor.puller.ring();
+    actor.settle_down();
+    actor.end(0);
+    actor.settle_down();
+    assert_eq!(actor.sending.len(), 1, "the second follows the first without a ring");
 }
 
 /// A round over a long backlog leaves time to the others.

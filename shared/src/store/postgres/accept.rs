@@ -36,9 +36,8 @@ struct ItemKey {
 
 pub(super) struct Accept;
 
-const SQL: &str = concat!(
-    with_clock!(),
-    "item AS MATERIALIZED (
+pub(super) const SQL: &str = "
+WITH item AS MATERIALIZED (
     SELECT i.*, u.max_messages_per_day AS lim, u.is_active AS active, s.id AS here
     FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::smallint[], $7::text[], $8::bigint[],
                 $9::bigint[], $10::uuid[], $11::uuid[], $12::text[], $13::text[], $14::text[], $15::integer[],
@@ -65,8 +64,8 @@ const SQL: &str = concat!(
       AND i.n NOT IN (SELECT n FROM stored)
 ), q AS (
     INSERT INTO quotas AS q (user_id, day, want, lim, used, accepted, granted)
-    SELECT w.u, clock.now / 86400000, w.c, w.lim, LEAST(w.c, w.lim), LEAST(w.c, w.lim), LEAST(w.c, w.lim)
-    FROM (SELECT u, lim, count(*) AS c FROM live GROUP BY u, lim) w CROSS JOIN clock
+    SELECT w.u, now_ms() / 86400000, w.c, w.lim, LEAST(w.c, w.lim), LEAST(w.c, w.lim), LEAST(w.c, w.lim)
+    FROM (SELECT u, lim, count(*) AS c FROM live GROUP BY u, lim) w
     ORDER BY w.u
     ON CONFLICT (user_id, day) DO UPDATE SET
         want = excluded.want,
@@ -81,34 +80,33 @@ const SQL: &str = concat!(
     INSERT INTO messages (id, user_id, session_id, created_at, updated_at, quota_day, expires_at, due_at, send_at,
                           reply_to, replayed_from, status, type, open, recipient, whatsapp_id, reference, request_id,
                           content)
-    SELECT g.id, g.u, g.s, clock.now, clock.now, clock.now / 86400000,
-           COALESCE(g.expires_at, COALESCE(g.send_at, clock.now) + 86400000), g.send_at, g.send_at,
+    SELECT g.id, g.u, g.s, now_ms(), now_ms(), now_ms() / 86400000,
+           COALESCE(g.expires_at, COALESCE(g.send_at, now_ms()) + 86400000), g.send_at, g.send_at,
            g.reply_to, g.replayed_from, CASE WHEN g.send_at IS NULL THEN 1 ELSE 0 END, g.type, g.send_at IS NULL,
            g.recipient, g.whatsapp_id, g.reference, g.request_id, g.content
-    FROM granted g CROSS JOIN clock
+    FROM granted g
     ORDER BY g.n
 ), key_heads AS (
     INSERT INTO idempotency_keys (user_id, key, item, hash, message_id, created_at)
-    SELECT DISTINCT ON (g.u, g.k) g.u, g.k, 0, g.h, CASE WHEN g.ki = 0 THEN g.id END, clock.now
-    FROM granted g CROSS JOIN clock
+    SELECT DISTINCT ON (g.u, g.k) g.u, g.k, 0, g.h, CASE WHEN g.ki = 0 THEN g.id END, now_ms()
+    FROM granted g
     WHERE g.k IS NOT NULL AND g.n NOT IN (SELECT n FROM head)
     ORDER BY g.u, g.k
 ), key_items AS (
     INSERT INTO idempotency_keys (user_id, key, item, hash, message_id, created_at)
-    SELECT g.u, g.k, g.ki, g.h, g.id, clock.now
-    FROM granted g CROSS JOIN clock
+    SELECT g.u, g.k, g.ki, g.h, g.id, now_ms()
+    FROM granted g
     WHERE g.k IS NOT NULL AND g.ki > 0
     ORDER BY g.u, g.k, g.ki
 )
-SELECT 0 AS what, 0::bigint AS n, now AS a, NULL::bigint AS b, NULL::uuid AS id FROM clock
+SELECT 0 AS what, 0::bigint AS n, now_ms() AS a, NULL::bigint AS b, NULL::uuid AS id
 UNION ALL SELECT 1, n, NULL, NULL, NULL FROM granted
 UNION ALL SELECT 2, n, created_at, NULL, NULL FROM stored
 UNION ALL SELECT 3, n, NULL, NULL, id FROM old
 UNION ALL SELECT 4, n, NULL, NULL, NULL FROM head WHERE NOT same
 UNION ALL SELECT 5, n, NULL, NULL, NULL FROM item WHERE active IS NOT true
 UNION ALL SELECT 6, n, NULL, NULL, NULL FROM item WHERE active AND here IS NULL
-UNION ALL SELECT 7, user_id, used, lim, NULL FROM q"
-);
+UNION ALL SELECT 7, user_id, used, lim, NULL FROM q";
 
 #[derive(FromRow)]
 struct Row {

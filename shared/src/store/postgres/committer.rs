@@ -155,15 +155,22 @@ impl<S: Statement> Committer<S> {
     }
 }
 
-/// Runs what is gathered until all callers are gone; `together` makes the rule by which requests share a statement.
-/// `batch_size` names the histogram.
+/// Runs what is gathered until all callers are gone; `together` makes the rule by which requests share a statement, `every` is
+/// the shortest time from one to the next, and `batch_size` names the histogram.
 pub(super) async fn serve<S: Statement, T: FnMut(&S::Item) -> bool>(
     mut batches: Batches<S::Item, S::Answer>,
     mut committer: Committer<S>,
     together: fn() -> T,
+    every: Duration,
     batch_size: &'static str,
 ) {
-    while let Some(batch) = batches.next(together()).await {
+    let mut next = tokio::time::Instant::now();
+    loop {
+        if !every.is_zero() {
+            tokio::time::sleep_until(next).await;
+        }
+        let Some(batch) = batches.next(together()).await else { break };
+        next = tokio::time::Instant::now() + every;
         metrics::histogram!(batch_size).record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
         let (items, callers): (Vec<S::Item>, Vec<_>) = batch.into_iter().map(Pending::into_parts).unzip();
         let answers = committer.run(&items.iter().collect::<Vec<_>>()).await;

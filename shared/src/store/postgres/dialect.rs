@@ -8,14 +8,7 @@ use crate::store::Fault;
 /// The database's clock in milliseconds, the same throughout a statement.
 macro_rules! now_ms {
     () => {
-        "(floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint)"
-    };
-}
-
-/// Begins a statement that has `clock.now`.
-macro_rules! with_clock {
-    () => {
-        concat!("WITH clock AS MATERIALIZED (SELECT ", now_ms!(), " AS now), ")
+        "now_ms()"
     };
 }
 

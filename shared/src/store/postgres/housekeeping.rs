@@ -18,11 +18,10 @@ async fn now(connection: &mut PgConnection) -> Result<Time> {
 
 /// The users' quota rows are locked before the new `seq` is drawn, as by an accept: a user's order stays the order of
 /// commit.
-const PROMOTE: &str = concat!(
-    with_clock!(),
-    "pick AS MATERIALIZED (
+const PROMOTE: &str = "
+WITH pick AS MATERIALIZED (
     SELECT id FROM messages
-    WHERE due_at IS NOT NULL AND NOT open AND due_at <= (SELECT now FROM clock)
+    WHERE due_at IS NOT NULL AND NOT open AND due_at <= now_ms()
     ORDER BY due_at, seq LIMIT $1
 ), locked AS MATERIALIZED (
     SELECT m.id, m.user_id, m.send_at, m.seq
@@ -32,7 +31,7 @@ const PROMOTE: &str = concat!(
     FOR NO KEY UPDATE OF m SKIP LOCKED
 ), q AS (
     INSERT INTO quotas AS q (user_id, day, used, accepted)
-    SELECT DISTINCT user_id, (SELECT now FROM clock) / 86400000, 0, 0 FROM locked ORDER BY 1
+    SELECT DISTINCT user_id, now_ms() / 86400000, 0, 0 FROM locked ORDER BY 1
     ON CONFLICT (user_id, day) DO UPDATE SET want = 0
     RETURNING user_id
 ), placed AS MATERIALIZED (
@@ -40,15 +39,14 @@ const PROMOTE: &str = concat!(
     FROM (SELECT l.* FROM locked l JOIN q ON q.user_id = l.user_id ORDER BY l.send_at, l.seq) l
 ), moved AS (
     UPDATE messages m
-    SET status = 1, open = true, due_at = NULL, seq = p.seq, updated_at = (SELECT now FROM clock)
+    SET status = 1, open = true, due_at = NULL, seq = p.seq, updated_at = now_ms()
     FROM placed p WHERE m.id = p.id AND m.status = 0
     RETURNING m.id, m.seq, m.user_id, m.session_id, m.expires_at, m.request_id
 ), event AS (
     INSERT INTO events (at, user_id, session_id, message_id, status)
-    SELECT (SELECT now FROM clock), user_id, session_id, id, 1 FROM moved
+    SELECT now_ms(), user_id, session_id, id, 1 FROM moved
 )
-SELECT m.id, m.session_id, m.expires_at - (SELECT now FROM clock) AS life, m.request_id FROM moved m ORDER BY m.seq"
-);
+SELECT m.id, m.session_id, m.expires_at - now_ms() AS life, m.request_id FROM moved m ORDER BY m.seq";
 
 #[derive(FromRow)]
 struct Promoted {
@@ -80,7 +78,7 @@ fn is_full(rows: usize) -> bool {
 macro_rules! ending {
     ($pick:literal) => {
         concat!(
-            with_clock!(),
+            "WITH ",
             $pick,
             ", locked AS MATERIALIZED (
     SELECT m.id, m.status AS was, CASE WHEN m.unknown_attempts > 0 THEN 6::smallint ELSE p.ended END AS status
@@ -92,12 +90,12 @@ macro_rules! ending {
     UPDATE messages m
     SET status = l.status, open = false, due_at = NULL, hold = 0, refunded = m.unknown_attempts = 0,
         error = CASE WHEN l.status = 6 THEN $2 ELSE m.error END,
-        updated_at = (SELECT now FROM clock)
+        updated_at = now_ms()
     FROM locked l WHERE m.id = l.id AND m.status = l.was AND m.status IN (0, 1, 2)
     RETURNING m.id, m.user_id, m.session_id, m.quota_day, m.status, m.refunded
 ), event AS (
     INSERT INTO events (at, user_id, session_id, message_id, status)
-    SELECT (SELECT now FROM clock), user_id, session_id, id, status FROM moved
+    SELECT now_ms(), user_id, session_id, id, status FROM moved
 ), refund AS (
     INSERT INTO quotas AS q (user_id, day, want, used, accepted)
     SELECT user_id, quota_day, count(*), 0, 0 FROM moved WHERE refunded GROUP BY user_id, quota_day
@@ -118,7 +116,7 @@ SELECT id FROM moved"
 const EXPIRE: &str = ending!(
     "picked AS MATERIALIZED (
     SELECT m.id, m.status AS was, m.attempts, 7::smallint AS ended FROM messages m
-    WHERE m.open AND m.expires_at <= (SELECT now FROM clock)
+    WHERE m.open AND m.expires_at > 0 AND m.expires_at <= now_ms()
       AND (m.status = 1 OR m.due_at IS NOT NULL OR m.claimed_by NOT IN (SELECT id FROM workers))
     ORDER BY m.expires_at LIMIT $1
 )"

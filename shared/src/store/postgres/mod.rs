@@ -51,12 +51,26 @@ const ACCEPT_WAITING_MAX: usize = 4_096;
 const WORK_WAITING_MAX: usize = 4_096;
 /// Pulls, settlements or receipt batches in one statement, at most.
 const WORK_BATCH_MAX: usize = 512;
+/// The shortest time from one write of receipts to the next. Nobody waits for them, and each message has several: at a few
+/// hundred messages a second they would cost more than sending.
+const RECEIPTS_EVERY: Duration = Duration::from_millis(10);
 /// Committers of accepts in a process: while one waits for the disk, the other gathers.
 const ACCEPT_COMMITTERS: usize = 2;
 /// How long a call waits for a connection of the pool.
 const ACQUIRE_MAX: Duration = Duration::from_secs(3);
 /// The longest that anything but a sweep may take: past it, its connection is closed, which ends its transaction.
 const CALL_MAX: Duration = Duration::from_secs(10);
+
+/// A committer's statements are prepared once and planned once: planning them takes longer than running them. The plan must be
+/// right for a large table even if the table is empty yet, or nothing in it is open: whatever reads it whole, or whole through
+/// an index, looks cheap then.
+const PLANNED_ONCE: [(&str, &str); 5] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+];
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/postgres");
 
@@ -137,9 +151,7 @@ impl Postgres {
             })?;
         let deployment = deployment.ok_or_else(not_migrated)?;
 
-        // A committer's statements are prepared once and planned once: planning them takes longer than running them. The
-        // plan must be right for a large table even if the table is empty yet.
-        let options = options.options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")]);
+        let options = options.options(PLANNED_ONCE);
         let active = Arc::new(Active::default());
         let mut committers = JoinSet::new();
         let (accept, gather) = group(ACCEPT_WAITING_MAX, accept::BATCH_MAX);
@@ -150,13 +162,13 @@ impl Postgres {
         }
         let (pull, pulls) = batches();
         let committer = Committer::new(pull::Pull, options.clone());
-        committers.spawn(serve(pulls, committer, pull::together, "sanasr_pull_batch_size"));
+        committers.spawn(serve(pulls, committer, pull::together, Duration::ZERO, "sanasr_pull_batch_size"));
         let (settle, settlements) = batches();
         let committer = Committer::new(settle::Settle { active: active.clone() }, options.clone());
-        committers.spawn(serve(settlements, committer, settle::together, "sanasr_settle_batch_size"));
+        committers.spawn(serve(settlements, committer, settle::together, Duration::ZERO, "sanasr_settle_batch_size"));
         let (receipts, gathered) = batches();
         let committer = Committer::new(receipts::Receipts, options);
-        committers.spawn(serve(gathered, committer, receipts::together, "sanasr_receipts_batch_size"));
+        committers.spawn(serve(gathered, committer, receipts::together, RECEIPTS_EVERY, "sanasr_receipts_batch_size"));
         Ok(Arc::new(Self {
             pool,
             deployment,

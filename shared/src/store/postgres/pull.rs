@@ -1,7 +1,8 @@
 //! The pull: the one way from the store to a bridge, for many sessions in one statement.
 //!
-//! The worker's row and then the sessions' rows are locked FOR KEY SHARE: whoever declares the worker dead, or gives a
-//! session back, locks them FOR UPDATE, so that this statement sees either its right or nothing.
+//! It looks first, and locks only if there is something to claim: a look that finds nothing writes nothing and waits for no
+//! disk. The worker's row and then the sessions' rows are locked FOR KEY SHARE: whoever declares the worker dead, or gives a
+//! session back, locks them FOR UPDATE, so that the claim sees either its right or nothing.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,21 +20,18 @@ pub(super) struct Pull;
 
 /// The head of a recipient's queue is found by a scalar subquery, an index probe per row examined: an anti-join would be
 /// free to read all that is held up. (BETWEEN leaves only the index by recipient in question, whatever the statistics say.)
-const SQL: &str = concat!(
-    with_clock!(),
-    "want AS MATERIALIZED (
+pub(super) const SQL: &str = "
+WITH want AS MATERIALIZED (
     SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
         AS w (s, claim, from_seq, low, places, scan)
 ), held AS MATERIALIZED (
     SELECT * FROM unnest($8::uuid[], $9::text[]) AS h (s, recipient)
-), worker AS MATERIALIZED (
-    SELECT id FROM workers WHERE id = $1 FOR KEY SHARE
+), alive AS MATERIALIZED (
+    SELECT id FROM workers WHERE id = $1
 ), ready AS MATERIALIZED (
     SELECT w.*
-    FROM worker CROSS JOIN want w JOIN sessions s ON s.id = w.s JOIN users u ON u.id = s.user_id
+    FROM alive CROSS JOIN want w JOIN sessions s ON s.id = w.s JOIN users u ON u.id = s.user_id
     WHERE s.owner = $1 AND s.status = 3 AND NOT s.paused AND s.deleting_at IS NULL AND u.is_active
-    ORDER BY s.id
-    FOR KEY SHARE OF s
 ), look AS MATERIALIZED (
     SELECT r.s, r.claim, c.id, c.seq
     FROM ready r CROSS JOIN LATERAL (
@@ -46,7 +44,7 @@ const SQL: &str = concat!(
             LIMIT r.scan
         ) m
         WHERE ((m.status = 1 OR (m.claimed_by = $1 AND m.claim = r.claim AND m.due_at IS NOT NULL))
-                AND COALESCE(m.due_at, 0) <= (SELECT now FROM clock) AND m.expires_at > (SELECT now FROM clock)
+                AND COALESCE(m.due_at, 0) <= now_ms() AND m.expires_at > now_ms()
                OR m.status = 2 AND (m.claimed_by, m.claim) IS DISTINCT FROM ($1, r.claim))
           AND (m.recipient, r.s) NOT IN (SELECT h.recipient, h.s FROM held h)
           AND m.seq = (SELECT e.seq FROM messages e
@@ -57,46 +55,58 @@ const SQL: &str = concat!(
         LIMIT r.places
     ) c
 ), seen AS MATERIALIZED (
-    SELECT r.s, f.found, f.last, t.rows, t.last AS scanned, t.next_due,
-           (SELECT m.seq FROM messages m WHERE m.session_id = r.s AND m.open AND m.seq >= r.from_seq
-            ORDER BY m.seq LIMIT 1) AS first, r.places, r.scan
+    SELECT r.s, r.places, r.scan, f.found, f.last, t.rows, t.first, t.last AS scanned, t.next_due, t.waiting
     FROM ready r
     CROSS JOIN LATERAL (SELECT count(*) AS found, max(l.seq) AS last FROM look l WHERE l.s = r.s) f
     CROSS JOIN LATERAL (
-        SELECT count(*) AS rows, max(m.seq) AS last,
-               min(m.due_at) FILTER (WHERE m.due_at > (SELECT now FROM clock)) AS next_due
+        SELECT count(*) AS rows, min(m.seq) AS first, max(m.seq) AS last,
+               min(m.due_at) FILTER (WHERE m.due_at > now_ms()) AS next_due,
+               max(m.seq) FILTER (WHERE m.id NOT IN (SELECT l.id FROM look l)
+                                    AND (m.status = 1 OR m.due_at IS NOT NULL
+                                         OR (m.claimed_by, m.claim) IS DISTINCT FROM ($1, r.claim))) AS waiting
         FROM (
-            SELECT m.seq, m.due_at FROM messages m
+            SELECT m.id, m.seq, m.status, m.due_at, m.claimed_by, m.claim
+            FROM messages m
             WHERE m.session_id = r.s AND m.open AND m.seq >= r.from_seq
+              AND m.seq <= CASE WHEN f.found < r.places THEN 9223372036854775807 ELSE f.last END
             ORDER BY m.seq
-            LIMIT CASE WHEN f.found < r.places THEN r.scan ELSE 0 END
+            LIMIT r.scan
         ) m
     ) t
+), worker AS MATERIALIZED (
+    SELECT id FROM workers WHERE id = $1 AND EXISTS (SELECT 1 FROM look) FOR KEY SHARE
+), own AS MATERIALIZED (
+    SELECT s.id
+    FROM worker CROSS JOIN (SELECT DISTINCT l.s FROM look l) l JOIN sessions s ON s.id = l.s
+    WHERE s.owner = $1 AND s.status = 3 AND NOT s.paused AND s.deleting_at IS NULL
+    ORDER BY s.id
+    FOR KEY SHARE OF s
 ), locked AS MATERIALIZED (
     SELECT m.id, l.claim, m.status AS was
-    FROM look l JOIN messages m ON m.id = l.id
-    WHERE m.open AND (m.status = 1 AND COALESCE(m.due_at, 0) <= (SELECT now FROM clock)
-                      OR m.status = 2 AND (m.due_at IS NOT NULL OR (m.claimed_by, m.claim) IS DISTINCT FROM ($1, l.claim)))
+    FROM own o JOIN look l ON l.s = o.id JOIN messages m ON m.id = l.id
+    WHERE m.status = 1 AND COALESCE(m.due_at, 0) <= now_ms()
+       OR m.status = 2 AND (m.due_at IS NOT NULL OR (m.claimed_by, m.claim) IS DISTINCT FROM ($1, l.claim))
     ORDER BY m.id
     FOR NO KEY UPDATE OF m
 ), claimed AS (
     UPDATE messages m
     SET status = 2, claimed_by = $1, claim = l.claim, attempts = m.attempts + 1,
-        unknown_attempts = m.unknown_attempts + 1, due_at = NULL, hold = 0, updated_at = (SELECT now FROM clock)
+        unknown_attempts = m.unknown_attempts + 1, due_at = NULL, hold = 0, updated_at = now_ms()
     FROM locked l
     WHERE m.id = l.id AND m.status IN (1, 2)
     RETURNING m.*, l.was
 ), event AS (
     INSERT INTO events (at, user_id, session_id, message_id, status)
-    SELECT (SELECT now FROM clock), user_id, session_id, id, 2 FROM claimed WHERE was = 1
+    SELECT now_ms(), user_id, session_id, id, 2 FROM claimed WHERE was = 1
 )
-SELECT (SELECT now FROM clock) AS now, s.s AS ready, s.found, s.last, s.rows, s.scanned, s.next_due, s.first,
-       s.places, s.scan,
+SELECT now_ms() AS now, s.s AS ready, s.found, s.last, s.rows, s.first, s.scanned, s.next_due, s.waiting, s.places, s.scan,
        c.id, c.seq, c.recipient, c.whatsapp_id, c.type AS kind, c.content, c.attempts, c.unknown_attempts, c.crashes,
        c.created_at, c.expires_at, c.request_id,
        (SELECT q.whatsapp_id FROM messages q WHERE q.id = c.reply_to) AS quoted
-FROM worker LEFT JOIN seen s ON true LEFT JOIN claimed c ON c.session_id = s.s"
-);
+FROM alive
+LEFT JOIN seen s ON s.found = 0 OR s.s IN (SELECT o.id FROM own o)
+LEFT JOIN claimed c ON c.session_id = s.s
+WHERE EXISTS (SELECT 1 FROM worker) OR NOT EXISTS (SELECT 1 FROM look)";
 
 #[derive(FromRow)]
 struct Row {
@@ -107,6 +117,7 @@ struct Row {
     rows: Option<i64>,
     scanned: Option<i64>,
     next_due: Option<i64>,
+    waiting: Option<i64>,
     first: Option<i64>,
     places: Option<i64>,
     scan: Option<i64>,
@@ -149,12 +160,12 @@ impl Row {
         })
     }
 
-    /// Where to go on, if the look ended before the session's last row.
-    fn next_seq(&self) -> Option<i64> {
+    /// Where to go on, if the look from `from_seq` ended before the session's last row.
+    fn next_seq(&self, from_seq: i64) -> Option<i64> {
         if self.found? >= self.places? {
-            return Some(self.last.map_or_else(|| self.first.unwrap_or(0), |last| last + 1));
+            return Some(self.last.map_or(from_seq, |last| last + 1));
         }
-        if self.rows? >= self.scan? { self.scanned.map(|scanned| scanned + 1) } else { None }
+        if self.rows? >= self.scan? { self.scanned.map_or(Some(from_seq), |scanned| Some(scanned + 1)) } else { None }
     }
 }
 
@@ -193,14 +204,16 @@ fn answers(items: &[&PullRequest], rows: Vec<Row>) -> Vec<Result<Pulled, StoreEr
     let Some(now) = rows.first().map(|row| Time(row.now)) else {
         return items.iter().map(|_| Err(StoreError::Fenced)).collect();
     };
+    let from: HashMap<Uuid, i64> = items.iter().map(|item| (item.session.0, item.from_seq)).collect();
     let mut sessions: HashMap<Uuid, Pulled> = HashMap::new();
     for row in rows {
         let Some(session) = row.ready else { continue };
         let pulled = sessions.entry(session).or_insert_with(|| Pulled {
             messages: Vec::new(),
-            next_seq: row.next_seq(),
+            next_seq: row.next_seq(from.get(&session).copied().unwrap_or_default()),
             first_seq: row.first,
             next_due: row.next_due.map(Time),
+            waiting: row.waiting,
             now,
             ready: true,
         });

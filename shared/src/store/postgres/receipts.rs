@@ -13,9 +13,8 @@ use crate::ports::store::{ReceiptBatch, StoreError};
 pub(super) struct Receipts;
 
 /// WhatsApp's clock isn't ours, and counts in seconds: what came later is never shown as earlier.
-const SQL: &str = concat!(
-    with_clock!(),
-    "item AS MATERIALIZED (
+pub(super) const SQL: &str = "
+WITH item AS MATERIALIZED (
     SELECT * FROM unnest($3::uuid[], $4::text[], $5::smallint[], $6::bigint[], $7::bigint[], $8::bigint[])
         AS i (s, whatsapp_id, status, sent_at, delivered_at, read_at)
 ), worker AS MATERIALIZED (
@@ -36,13 +35,13 @@ const SQL: &str = concat!(
                                                      THEN GREATEST(c.delivered_at, c.sent_at) END),
         read_at = COALESCE(m.read_at, CASE WHEN c.read_at IS NOT NULL
                                            THEN GREATEST(c.read_at, m.delivered_at, c.delivered_at, c.sent_at) END),
-        updated_at = (SELECT now FROM clock)
+        updated_at = now_ms()
     FROM cand c
     WHERE m.id = c.id AND (m.status IN (1, 2, 3, 4) AND c.status > m.status OR m.status = 6 AND m.unknown_attempts > 0)
     RETURNING m.id, m.user_id, m.session_id, m.quota_day, m.status, m.type, c.was
 ), event AS (
     INSERT INTO events (at, user_id, session_id, message_id, status)
-    SELECT (SELECT now FROM clock), user_id, session_id, id, status FROM moved
+    SELECT now_ms(), user_id, session_id, id, status FROM moved
 ), counted AS (
     INSERT INTO usage_stats AS u (user_id, day, shard, sent, failed, media_sent)
     SELECT user_id, quota_day, $2, count(*), -count(*) FILTER (WHERE was = 6), count(*) FILTER (WHERE type BETWEEN 1 AND 5)
@@ -52,8 +51,7 @@ const SQL: &str = concat!(
     ON CONFLICT (user_id, day, shard) DO UPDATE
     SET sent = u.sent + excluded.sent, failed = u.failed + excluded.failed, media_sent = u.media_sent + excluded.media_sent
 )
-SELECT m.id, m.session_id FROM worker LEFT JOIN moved m ON true"
-);
+SELECT m.id, m.session_id FROM worker LEFT JOIN moved m ON true";
 
 #[derive(FromRow)]
 struct Row {

@@ -23,9 +23,8 @@ pub(super) struct Settle {
 /// Sessions and when they sent last: written with a worker's renewal, not with every message.
 pub(super) type Active = std::sync::Mutex<HashMap<Uuid, i64>>;
 
-const SQL: &str = concat!(
-    with_clock!(),
-    "item AS MATERIALIZED (
+pub(super) const SQL: &str = "
+WITH item AS MATERIALIZED (
     SELECT * FROM unnest($3::uuid[], $4::bigint[], $5::integer[], $6::smallint[], $7::boolean[], $8::boolean[],
                          $9::boolean[], $10::bigint[], $11::smallint[], $12::text[])
         AS i (id, claim, attempt, goal, not_sent, uncount, crash, after, hold, error)
@@ -51,21 +50,21 @@ const SQL: &str = concat!(
         attempts = m.attempts - n.uncount::integer,
         unknown_attempts = n.unknown,
         crashes = n.crashed,
-        due_at = CASE WHEN n.status IN (1, 2) THEN (SELECT now FROM clock) + n.after END,
+        due_at = CASE WHEN n.status IN (1, 2) THEN now_ms() + n.after END,
         hold = CASE WHEN n.status IN (1, 2) THEN n.hold ELSE 0 END,
         error = CASE WHEN n.status = 3 THEN NULL
                      WHEN n.status = 6 AND n.unknown > 0 THEN $14
                      WHEN n.status = 6 AND n.crash THEN $15
                      ELSE COALESCE(n.error, m.error) END,
-        sent_at = CASE WHEN n.status = 3 THEN COALESCE(m.sent_at, (SELECT now FROM clock)) ELSE m.sent_at END,
+        sent_at = CASE WHEN n.status = 3 THEN COALESCE(m.sent_at, now_ms()) ELSE m.sent_at END,
         refunded = n.status IN (6, 7) AND n.unknown = 0,
-        updated_at = (SELECT now FROM clock)
+        updated_at = now_ms()
     FROM next n
     WHERE m.id = n.id AND (m.status = 2 OR m.status = 6 AND m.unknown_attempts > 0 AND n.status = 3)
     RETURNING m.id, m.user_id, m.session_id, m.quota_day, m.status, m.type, m.refunded, n.was
 ), event AS (
     INSERT INTO events (at, user_id, session_id, message_id, status)
-    SELECT (SELECT now FROM clock), user_id, session_id, id, status FROM settled WHERE status <> was
+    SELECT now_ms(), user_id, session_id, id, status FROM settled WHERE status <> was
 ), refund AS (
     INSERT INTO quotas AS q (user_id, day, want, used, accepted)
     SELECT user_id, quota_day, count(*), 0, 0 FROM settled WHERE refunded GROUP BY user_id, quota_day
@@ -83,8 +82,7 @@ const SQL: &str = concat!(
     ON CONFLICT (user_id, day, shard) DO UPDATE
     SET sent = u.sent + excluded.sent, failed = u.failed + excluded.failed, media_sent = u.media_sent + excluded.media_sent
 )
-SELECT (SELECT now FROM clock) AS now, s.id, s.status, s.session_id FROM worker w LEFT JOIN settled s ON true"
-);
+SELECT now_ms() AS now, s.id, s.status, s.session_id FROM worker w LEFT JOIN settled s ON true";
 
 #[derive(FromRow)]
 struct Row {

@@ -33,7 +33,7 @@ async fn pull(conn: &mut SqliteConnection, now: Time, requests: &[&PullRequest])
             answers.push(Err(StoreError::Fenced));
             continue;
         }
-        let mut pulled = Pulled { now, ready, ..Pulled::default() };
+        let mut pulled = Pulled { now, ready, waiting: ready.then_some(i64::MAX), ..Pulled::default() };
         if ready && (request.places == 0 || request.scan == 0) {
             // Nothing was looked at, so nothing may be concluded.
             pulled.next_seq = Some(request.from_seq);
