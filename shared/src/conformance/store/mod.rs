@@ -15,6 +15,7 @@ use crate::ports::store::{AcceptedJob, Store};
 
 pub mod accepting;
 pub mod doubt;
+pub mod events;
 pub mod fence;
 pub mod housekeeping;
 pub mod idempotency;
@@ -44,6 +45,12 @@ pub trait World: Send + Sync {
 
     /// Whether several handles are several processes.
     fn distributed(&self) -> bool;
+
+    /// The numbers in the only column of a query: for what no port shows.
+    async fn numbers(&self, query: &'static str) -> Vec<i64>;
+
+    /// Changes rows behind the store's back: for what only days could bring about.
+    async fn alter(&self, statement: &'static str);
 }
 
 /// Makes a test of every promise of the store: `store_suite!(sqlite, sqlite_world)` makes a module `sqlite` of tests, each
@@ -84,6 +91,7 @@ macro_rules! store_suite {
                 the_quota_is_told,
                 limits_take_effect_at_once,
                 a_message_never_sent_gives_its_unit_back_once,
+                a_unit_goes_back_to_its_day,
                 a_sent_message_keeps_its_unit,
                 one_cancel_of_many_is_done,
                 cancel_races_with_the_pull,
@@ -107,6 +115,7 @@ macro_rules! store_suite {
                 a_held_up_recipient_doesnt_starve_the_session,
                 a_held_up_recipient_follows_in_order,
                 held_recipients_are_left_alone,
+                a_pull_tells_what_waits,
                 the_lower_bound_misses_nothing,
                 waiting_messages_are_claimed_when_due,
                 what_expired_isnt_claimed,
@@ -141,12 +150,18 @@ macro_rules! store_suite {
                 crashes_after_the_call_are_in_doubt,
                 a_crash_waits_before_the_next_attempt,
             ]
+            events: [
+                each_change_of_a_message_is_an_event,
+                what_changes_nothing_is_no_event,
+                each_change_of_a_session_is_an_event,
+            ]
             receipts: [
                 receipts_follow_the_acknowledgement,
                 a_status_never_moves_backwards,
                 a_batch_is_folded_by_message,
                 a_receipt_before_the_acknowledgement_counts,
                 a_receipt_counts_from_accepted_on,
+                times_are_in_order_whatever_the_clocks_say,
                 strange_receipts_change_nothing,
                 receipts_of_another_session_change_nothing,
                 receipts_reach_messages_of_the_former_owner,
@@ -237,6 +252,7 @@ mod tests {
             ("pull", include_str!("pull.rs")),
             ("fence", include_str!("fence.rs")),
             ("doubt", include_str!("doubt.rs")),
+            ("events", include_str!("events.rs")),
             ("receipts", include_str!("receipts.rs")),
             ("waiting", include_str!("waiting.rs")),
             ("ownership", include_str!("ownership.rs")),

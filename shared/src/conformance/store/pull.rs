@@ -175,6 +175,34 @@ pub async fn held_recipients_are_left_alone(world: &dyn World) {
     assert_eq!(rig.pull_ids().await, [ids[0], ids[3]]);
 }
 
+/// A pull tells the last message it has seen that waits for something else than a place; what it claims, and what is under
+/// way, don't count.
+pub async fn a_pull_tells_what_waits(world: &dyn World) {
+    let rig = Rig::new(&world.store().await).await;
+    assert_eq!(rig.pull(10).await.waiting, None);
+    rig.send(1).await;
+    let first = rig.pull(10).await;
+    assert_eq!((first.messages.len(), first.waiting), (1, None), "it is claimed");
+    assert_eq!(rig.pull(10).await.waiting, None, "it is under way");
+    rig.send(1).await;
+    rig.send(2).await;
+    let second = rig.pull(10).await;
+    let last = second.messages[0].seq;
+    assert_eq!(
+        (second.messages.len(), second.waiting),
+        (1, Some(last - 1)),
+        "one waits for the first to its recipient"
+    );
+    rig.settle(&first.messages[0], Outcome::Sent).await;
+    let third = rig.pull(10).await;
+    assert_eq!((third.messages.len(), third.waiting), (1, None));
+    rig.settle(&third.messages[0], retry(LONG)).await;
+    assert_eq!(rig.pull(10).await.waiting, Some(last - 1), "it waits for its time");
+    rig.put_all((10..14).map(|to| rig.draft(to)).collect()).await;
+    let full = rig.pull(2).await;
+    assert_eq!((full.messages.len(), full.waiting), (2, Some(last - 1)), "those beyond the places weren't looked at");
+}
+
 /// `first_seq` is the place of the oldest unfinished message; a look that begins there misses nothing.
 pub async fn the_lower_bound_misses_nothing(world: &dyn World) {
     let rig = Rig::new(&world.store().await).await;

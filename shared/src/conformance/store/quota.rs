@@ -266,3 +266,28 @@ pub async fn requests_are_counted(world: &dyn World) {
     rig.send(1).await;
     assert_eq!(rig.usage().await.messages_accepted, 1);
 }
+
+/// A unit that comes back after midnight goes to the day on which it was taken.
+pub async fn a_unit_goes_back_to_its_day(world: &dyn World) {
+    let rig = Rig::limited(&world.store().await, Some(3)).await;
+    let (first, second) = (rig.send(1).await, rig.send(2).await);
+    world.alter("UPDATE messages SET quota_day = quota_day - 1").await;
+    world.alter("UPDATE quotas SET day = day - 1").await;
+    assert_eq!(rig.used().await, 0, "a new day begins");
+    rig.send(3).await;
+    assert!(matches!(rig.cancel(first).await, Moved::Done(_)));
+    assert_eq!(rig.used().await, 1, "today's are today's");
+    assert_eq!(world.numbers("SELECT used FROM quotas ORDER BY day").await, [1, 1]);
+    let claimed = rig.pull(10).await.messages;
+    let claimed = claimed.iter().find(|message| message.id == second).expect("it can be sent");
+    assert_eq!(rig.settle(claimed, failed()).await, Settled::Done(Status::Failed));
+    assert_eq!(world.numbers("SELECT used FROM quotas ORDER BY day").await, [0, 1]);
+    assert_eq!(world.numbers("SELECT accepted FROM quotas ORDER BY day").await, [2, 1]);
+    let counts = world.numbers("SELECT failed FROM usage_stats WHERE failed > 0 ORDER BY day").await;
+    let days = world.numbers("SELECT day FROM usage_stats WHERE failed > 0").await;
+    assert_eq!(
+        (counts, days),
+        (vec![1], world.numbers("SELECT min(day) FROM quotas").await),
+        "by the day of acceptance"
+    );
+}

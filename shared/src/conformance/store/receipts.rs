@@ -210,3 +210,24 @@ pub async fn a_session_shows_when_it_sent_last(world: &dyn World) {
     let shown = eventually("the session shows it", renewed).await;
     assert!(shown > Time(0) && shown <= rig.clock().await);
 }
+
+/// WhatsApp's clock isn't ours: whatever it says, a message was accepted, sent, delivered and read in this order.
+pub async fn times_are_in_order_whatever_the_clocks_say(world: &dyn World) {
+    let rig = Rig::new(&world.store().await).await;
+    let (early, late) = (from_now(-3_600), from_now(3_600));
+    for (to, (delivered, read)) in (0..).zip([(early, early), (late, early), (early, late), (late, late)]) {
+        let id = rig.send(to).await;
+        let sent = rig.attempt(Outcome::Sent).await;
+        rig.receive(vec![receipt(&sent.whatsapp_id, Status::Delivered, delivered)]).await;
+        rig.receive(vec![receipt(&sent.whatsapp_id, Status::Read, read)]).await;
+        let message = rig.message(id).await;
+        let times = [Some(message.created_at), message.sent_at, message.delivered_at, message.read_at];
+        assert!(times.iter().all(Option::is_some) && times.is_sorted(), "{times:?}");
+    }
+    let id = rig.send(9).await;
+    let early_bird = rig.claim_one().await;
+    rig.receive(vec![receipt(&early_bird.whatsapp_id, Status::Read, early)]).await;
+    let message = rig.message(id).await;
+    let times = [Some(message.created_at), message.sent_at, message.delivered_at, message.read_at];
+    assert!(times.iter().all(Option::is_some) && times.is_sorted(), "before its acknowledgement: {times:?}");
+}

@@ -2,6 +2,9 @@
 //!
 //! Quota first, keys last: the quota row's lock serialises a user, so that keys need no lock order of their own, a refused
 //! item never writes its key, and `seq` is drawn in the order of commit. A concurrent twin shows as 23505 on the key.
+//!
+//! Rows are looked up item by item (`LATERAL … OFFSET 0` can't be turned round): a planner that knows of an empty table would
+//! read all of it first.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -45,13 +48,17 @@ WITH item AS MATERIALIZED (
         AS i (id, u, s, recipient, whatsapp_id, type, content, send_at, expires_at, reply_to, replayed_from, reference,
               request_id, k, ki, h, n)
     LEFT JOIN users u ON u.id = i.u
-    LEFT JOIN sessions s ON s.id = i.s AND s.user_id = i.u AND s.deleting_at IS NULL
+    LEFT JOIN LATERAL (SELECT s.id, s.user_id, s.deleting_at FROM sessions s WHERE s.id = i.s OFFSET 0) s
+        ON s.user_id = i.u AND s.deleting_at IS NULL
 ), head AS MATERIALIZED (
     SELECT i.n, k.hash = i.h AS same
-    FROM item i JOIN idempotency_keys k ON k.user_id = i.u AND k.key = i.k AND k.item = 0
+    FROM item i CROSS JOIN LATERAL (
+        SELECT k.hash FROM idempotency_keys k WHERE k.user_id = i.u AND k.key = i.k AND k.item = 0 OFFSET 0) k
 ), old AS MATERIALIZED (
     SELECT i.n, k.message_id AS id
-    FROM item i JOIN idempotency_keys k ON k.user_id = i.u AND k.key = i.k AND k.item = i.ki
+    FROM item i CROSS JOIN LATERAL (
+        SELECT k.hash, k.message_id FROM idempotency_keys k
+        WHERE k.user_id = i.u AND k.key = i.k AND k.item = i.ki OFFSET 0) k
     WHERE k.hash = i.h AND k.message_id IS NOT NULL
 ), stored AS MATERIALIZED (
     SELECT i.n, m.created_at FROM item i JOIN messages m ON m.id = i.id

@@ -8,6 +8,8 @@ mod dialect;
 mod accept;
 mod committer;
 mod housekeeping;
+#[cfg(feature = "conformance")]
+pub mod plans;
 mod pull;
 mod receipts;
 mod settle;
@@ -64,11 +66,12 @@ const CALL_MAX: Duration = Duration::from_secs(10);
 /// A committer's statements are prepared once and planned once: planning them takes longer than running them. The plan must be
 /// right for a large table even if the table is empty yet, or nothing in it is open: whatever reads it whole, or whole through
 /// an index, looks cheap then.
-const PLANNED_ONCE: [(&str, &str); 5] = [
+const PLANNED_ONCE: [(&str, &str); 6] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
+    ("enable_material", "off"),
     ("jit", "off"),
 ];
 

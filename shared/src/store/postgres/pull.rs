@@ -19,7 +19,8 @@ use crate::time::Time;
 pub(super) struct Pull;
 
 /// The head of a recipient's queue is found by a scalar subquery, an index probe per row examined: an anti-join would be
-/// free to read all that is held up. (BETWEEN leaves only the index by recipient in question, whatever the statistics say.)
+/// free to read all that is held up. BETWEEN leaves only the index by recipient in question, whatever the statistics say, and
+/// LATERAL with OFFSET 0 can't be turned round.
 pub(super) const SQL: &str = "
 WITH want AS MATERIALIZED (
     SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
@@ -30,8 +31,10 @@ WITH want AS MATERIALIZED (
     SELECT id FROM workers WHERE id = $1
 ), ready AS MATERIALIZED (
     SELECT w.*
-    FROM alive CROSS JOIN want w JOIN sessions s ON s.id = w.s JOIN users u ON u.id = s.user_id
-    WHERE s.owner = $1 AND s.status = 3 AND NOT s.paused AND s.deleting_at IS NULL AND u.is_active
+    FROM alive CROSS JOIN want w
+    CROSS JOIN LATERAL (SELECT * FROM sessions s WHERE s.id = w.s OFFSET 0) s
+    WHERE s.owner = $1 AND s.status = 3 AND NOT s.paused AND s.deleting_at IS NULL
+      AND (SELECT u.is_active FROM users u WHERE u.id = s.user_id)
 ), look AS MATERIALIZED (
     SELECT r.s, r.claim, c.id, c.seq
     FROM ready r CROSS JOIN LATERAL (
@@ -77,10 +80,9 @@ WITH want AS MATERIALIZED (
     SELECT id FROM workers WHERE id = $1 AND EXISTS (SELECT 1 FROM look) FOR KEY SHARE
 ), own AS MATERIALIZED (
     SELECT s.id
-    FROM worker CROSS JOIN (SELECT DISTINCT l.s FROM look l) l JOIN sessions s ON s.id = l.s
+    FROM worker CROSS JOIN (SELECT DISTINCT l.s FROM look l ORDER BY l.s) l
+    CROSS JOIN LATERAL (SELECT * FROM sessions s WHERE s.id = l.s OFFSET 0 FOR KEY SHARE) s
     WHERE s.owner = $1 AND s.status = 3 AND NOT s.paused AND s.deleting_at IS NULL
-    ORDER BY s.id
-    FOR KEY SHARE OF s
 ), locked AS MATERIALIZED (
     SELECT m.id, l.claim, m.status AS was
     FROM own o JOIN look l ON l.s = o.id JOIN messages m ON m.id = l.id

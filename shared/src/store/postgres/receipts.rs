@@ -22,9 +22,10 @@ WITH item AS MATERIALIZED (
 ), cand AS MATERIALIZED (
     SELECT m.id, i.status, i.delivered_at, i.read_at, m.status AS was,
            COALESCE(m.sent_at, GREATEST(i.sent_at, m.created_at)) AS sent_at
-    FROM worker CROSS JOIN item i JOIN sessions s ON s.id = i.s AND s.owner = $1
+    FROM worker CROSS JOIN item i
+    CROSS JOIN LATERAL (SELECT s.owner FROM sessions s WHERE s.id = i.s OFFSET 0) s
     JOIN messages m ON m.session_id = i.s AND m.whatsapp_id = i.whatsapp_id
-    WHERE m.status BETWEEN 1 AND 4 AND i.status > m.status OR m.status = 6 AND m.unknown_attempts > 0
+    WHERE s.owner = $1 AND (m.status BETWEEN 1 AND 4 AND i.status > m.status OR m.status = 6 AND m.unknown_attempts > 0)
     ORDER BY m.id
     FOR NO KEY UPDATE OF m
 ), moved AS (
