@@ -1,21 +1,18 @@
 //! Where to look next for messages that can be sent: pure logic, one for each session's actor.
 //!
-//! A look is one pull from a place in the order, of [`SCAN`] rows at most. Three kinds of looks share the work:
+//! A look is one pull. It scans from a place in the order, [`SCAN`] rows at most, or asks for the next message to some
+//! recipients, or both:
 //!
-//! - the *front*: beyond it nothing has been looked at. New messages are there, so a ring is answered there.
-//! - the *gaps*: where a message of this actor has finished, or falls due again. Only the messages to the same recipient,
-//!   which come after it, may have become free by that; they are looked for from there on, without the recipients known to
-//!   wait. If nobody waits, such a look goes on over the front, so that in steady work one look does both.
-//! - the *round*: everything from the lower bound to the front. It finds what the others can't know of (a message that was
-//!   cancelled, or released by somebody else, or that committed late) every few seconds, and what a look at a gap was too
-//!   short for. A round over a long backlog takes a part of the time only, and leaves the rest to the others: 250,000
-//!   messages that are held up cost the session's other recipients next to nothing.
-//!
-//! Nobody is left out at the front and in a round: a recipient may be free before its time, by a cancellation, and what the
-//! front has passed is looked at again only for a cause.
+//! - the *front*: beyond it nothing has been looked at. New messages are there, so a ring is answered by a scan from there.
+//! - the *freed*: recipients whose message of this actor has ended, or falls due again. Only the messages to the same recipient
+//!   may have become free by that, and the next of them is found by an index, wherever it is.
+//! - the *round*: a scan of everything from the lower bound to the front. It finds what the others can't know of (a message
+//!   that was cancelled, or released by somebody else, or that committed late) every few seconds. A round over a long backlog
+//!   takes a part of the time only, and leaves the rest to the others: 250,000 messages that are held up cost the session's
+//!   other recipients next to nothing.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use sanasr_shared::ports::store::Pulled;
 use sanasr_shared::recipient::Recipient;
@@ -25,8 +22,8 @@ use crate::trail::Trail;
 
 /// Rows that a look examines, at most.
 pub(crate) const SCAN: u32 = 1_000;
-/// Recipients that are left out of looks, at most.
-const HELD_MAX: usize = 256;
+/// Freed recipients that a look asks for, at most.
+const FREED_MAX: usize = 256;
 /// Messages whose due time is remembered, at most; what is more is found by rounds.
 const DUE_MAX: usize = 10_000;
 /// A round that finds nothing rests between its looks for so many times the duration of the last one.
@@ -68,18 +65,26 @@ impl Cause {
 pub(crate) struct Look {
     pub(crate) from_seq: i64,
     pub(crate) low: i64,
+    /// Rows to scan, at most.
+    pub(crate) scan: u32,
     pub(crate) cause: Cause,
-    /// Recipients to leave out.
-    pub(crate) held: Vec<Recipient>,
+    freed: Vec<(Recipient, Cause)>,
     kind: Kind,
     begun: Instant,
 }
 
+impl Look {
+    /// The recipients to ask for.
+    pub(crate) fn recipients(&self) -> Vec<Recipient> {
+        self.freed.iter().map(|(recipient, _)| recipient.clone()).collect()
+    }
+}
+
 #[derive(Debug)]
 enum Kind {
+    /// No scan.
+    Freed,
     Front,
-    /// The gaps that this look is for, and the ring that it may answer, too.
-    Gaps(BTreeMap<i64, Cause>, Option<Cause>),
     /// The ring that it answers, too, if it comes to the end.
     Round(Option<Cause>),
 }
@@ -106,16 +111,14 @@ pub(crate) struct Puller {
     front: i64,
     /// Something is beyond the front, or may be.
     fresh: Option<Cause>,
-    /// Messages that have finished: those behind them may be free.
-    gaps: BTreeMap<i64, Cause>,
-    /// Beyond this place, and behind the front, nothing waits for an earlier message: what has ended there left no gap.
+    /// Recipients whose next message may be free.
+    freed: HashMap<Recipient, Cause>,
+    /// Beyond this place, and behind the front, nothing waits for an earlier message: what ends there frees nobody.
     waiting: i64,
-    gaps_last: bool,
     round: Option<Round>,
     round_after: Instant,
-    /// Recipients whose next message waits, until when.
-    held: HashMap<Recipient, Instant>,
-    due: BinaryHeap<Reverse<(Instant, i64, Recipient)>>,
+    /// Recipients whose next message waits, and until when.
+    due: BinaryHeap<Reverse<(Instant, Recipient)>>,
     /// When a message falls due that isn't remembered above.
     due_unknown: Option<Instant>,
     /// Nothing may be claimed, as the store says.
@@ -129,12 +132,10 @@ impl Puller {
             trail: Trail::new(now),
             front: 0,
             fresh: Some(Cause::TakeOver),
-            gaps: BTreeMap::new(),
+            freed: HashMap::new(),
             waiting: 0,
-            gaps_last: false,
             round: None,
             round_after: now,
-            held: HashMap::new(),
             due: BinaryHeap::new(),
             due_unknown: None,
             barred: false,
@@ -146,27 +147,24 @@ impl Puller {
         self.fresh.get_or_insert(Cause::Ring);
     }
 
-    /// The message at `seq` has ended: the next one to its recipient may be free.
-    pub(crate) fn ended(&mut self, seq: i64) {
+    /// The message at `seq` to that recipient has ended: the next one may be free.
+    pub(crate) fn ended(&mut self, recipient: &Recipient, seq: i64) {
         if seq < self.waiting {
-            self.gaps.entry(seq).or_insert(Cause::Place);
+            self.freed.entry(recipient.clone()).or_insert(Cause::Place);
         }
     }
 
-    /// The message at `seq` can be claimed again.
-    pub(crate) fn released(&mut self, seq: i64) {
-        self.gaps.entry(seq - 1).or_insert(Cause::Place);
+    /// A message to that recipient can be claimed again.
+    pub(crate) fn released(&mut self, recipient: Recipient) {
+        self.freed.entry(recipient).or_insert(Cause::Place);
     }
 
-    /// The message at `seq` waits until then, and the later ones to its recipient with it.
-    pub(crate) fn waits(&mut self, recipient: &Recipient, seq: i64, until: Instant) {
-        if self.due.len() >= DUE_MAX {
+    /// A message to that recipient waits until then, and the later ones with it.
+    pub(crate) fn waits(&mut self, recipient: Recipient, until: Instant) {
+        if self.due.len() < DUE_MAX {
+            self.due.push(Reverse((until, recipient)));
+        } else {
             self.falls_due(until);
-            return;
-        }
-        self.due.push(Reverse((until, seq, recipient.clone())));
-        if self.held.len() < HELD_MAX {
-            self.held.insert(recipient.clone(), until);
         }
     }
 
@@ -194,7 +192,7 @@ impl Puller {
     /// Whether there is anything to look for now.
     pub(crate) fn wants(&mut self, now: Instant) -> bool {
         self.expire_waits(now);
-        !self.barred && (self.round_is_due(now) || self.fresh.is_some() || !self.gaps.is_empty())
+        !self.barred && (self.round_is_due(now) || self.fresh.is_some() || !self.freed.is_empty())
     }
 
     /// The look to take now, if any. It must be answered by [`Self::done`], [`Self::refused`] or [`Self::failed`] before
@@ -204,29 +202,20 @@ impl Puller {
             return None;
         }
         let low = self.trail.low();
+        let asked: Vec<_> = self.freed.keys().take(FREED_MAX).cloned().collect();
+        let freed: Vec<_> = asked.iter().filter_map(|recipient| self.freed.remove_entry(recipient)).collect();
+        let cause = freed.first().map(|(_, cause)| *cause);
+        let look = |from_seq: i64, scan, cause, kind| Look { from_seq, low, scan, cause, freed, kind, begun: now };
         if self.round_is_due(now)
             && let Some(round) = &mut self.round
         {
             round.begun = true;
-            let from_seq = round.at.unwrap_or(low).max(low);
-            let kind = Kind::Round(self.fresh.take());
-            return Some(Look { from_seq, low, cause: round.cause, held: Vec::new(), kind, begun: now });
+            return Some(look(round.at.unwrap_or(low).max(low), SCAN, round.cause, Kind::Round(self.fresh.take())));
         }
-        if let Some(cause) = self.fresh
-            && (self.gaps.is_empty() || self.gaps_last)
-        {
-            self.gaps_last = false;
-            self.fresh = None;
-            let from_seq = self.front.max(low);
-            return Some(Look { from_seq, low, cause, held: Vec::new(), kind: Kind::Front, begun: now });
+        if let Some(cause) = self.fresh.take() {
+            return Some(look(self.front.max(low), SCAN, cause, Kind::Front));
         }
-        let (&first, &cause) = self.gaps.first_key_value()?;
-        self.gaps_last = true;
-        let from_seq = first.saturating_add(1).max(low);
-        let held: Vec<_> = self.held.keys().cloned().collect();
-        let fresh = if held.is_empty() { self.fresh.take() } else { None };
-        let kind = Kind::Gaps(std::mem::take(&mut self.gaps), fresh);
-        Some(Look { from_seq, low, cause, held, kind, begun: now })
+        cause.map(|cause| look(low, 0, cause, Kind::Freed))
     }
 
     /// When to ask for a look again, if nothing happens meanwhile.
@@ -239,8 +228,7 @@ impl Puller {
         [round, due, self.due_unknown].into_iter().flatten().min()
     }
 
-    /// The look found this, with `places` to fill. `true` if it came to the end and left places free: nothing more waits
-    /// that could go now.
+    /// The look found this, with `places` to fill. `true` if it left places free, and nothing is left to look for now.
     pub(crate) fn done(&mut self, look: Look, pulled: &Pulled, places: u32, now: Instant) -> bool {
         let filled = pulled.messages.len() >= places as usize;
         if let Some(at) = pulled.next_due {
@@ -249,39 +237,31 @@ impl Puller {
                 self.falls_due(at);
             }
         }
-        self.note_waiting(&look, pulled);
-        // What was looked at without a break up to here is behind the front now.
-        let reached = pulled.next_seq.or_else(|| pulled.messages.iter().map(|m| m.seq + 1).max()).unwrap_or(0);
+        if filled {
+            // Whoever wasn't reached is asked for again.
+            let reached: HashSet<_> = pulled.messages.iter().map(|message| &message.recipient).collect();
+            self.freed.extend(look.freed.into_iter().filter(|(recipient, _)| !reached.contains(recipient)));
+        }
+        if matches!(look.kind, Kind::Freed) {
+            return !filled && self.fresh.is_none();
+        }
+        let seen = pulled.waiting.unwrap_or(0);
+        self.waiting = match pulled.next_seq {
+            None => seen.max(self.waiting.min(look.from_seq - 1)),
+            Some(_) => seen.max(self.waiting),
+        };
+        // What was scanned without a break up to here is behind the front now.
+        let last = pulled.messages.iter().map(|message| message.seq).max();
+        let reached = pulled.next_seq.unwrap_or_else(|| last.max(pulled.waiting).map_or(0, |seq| seq + 1));
         let met_front = look.from_seq <= self.front && (pulled.next_seq.is_none() || reached >= self.front);
-        if look.from_seq <= self.front && look.held.is_empty() {
+        if look.from_seq <= self.front {
             self.front = self.front.max(reached);
         }
-        for message in &pulled.messages {
-            self.held.remove(&message.recipient);
-        }
         match look.kind {
+            Kind::Freed => {}
             Kind::Front => {
                 if pulled.next_seq.is_some() {
                     self.fresh.get_or_insert(look.cause);
-                }
-            }
-            Kind::Gaps(gaps, fresh) => {
-                if let Some(next) = pulled.next_seq {
-                    for (seq, cause) in gaps {
-                        if seq >= next {
-                            self.gaps.entry(seq).or_insert(cause);
-                        }
-                    }
-                    if met_front {
-                        self.fresh.get_or_insert(fresh.unwrap_or(look.cause));
-                    } else {
-                        self.fresh = self.fresh.or(fresh);
-                        if filled {
-                            self.gaps.entry(next - 1).or_insert(look.cause);
-                        } else {
-                            self.begin_round(look.cause);
-                        }
-                    }
                 }
             }
             Kind::Round(fresh) => {
@@ -302,25 +282,14 @@ impl Puller {
 
     /// The look came to nothing: it must be taken again.
     pub(crate) fn failed(&mut self, look: Look) {
+        self.freed.extend(look.freed);
         match look.kind {
+            Kind::Freed => {}
             Kind::Front => {
                 self.fresh.get_or_insert(look.cause);
             }
-            Kind::Gaps(gaps, fresh) => {
-                for (seq, cause) in gaps {
-                    self.gaps.entry(seq).or_insert(cause);
-                }
-                self.fresh = self.fresh.or(fresh);
-            }
             Kind::Round(fresh) => self.fresh = self.fresh.or(fresh),
         }
-    }
-
-    /// What a look has seen of messages that wait for others. One that left recipients out says nothing of theirs.
-    fn note_waiting(&mut self, look: &Look, pulled: &Pulled) {
-        let seen = pulled.waiting.unwrap_or(0);
-        let all = look.held.is_empty() && pulled.next_seq.is_none();
-        self.waiting = if all { seen.max(self.waiting.min(look.from_seq - 1)) } else { seen.max(self.waiting) };
     }
 
     fn round_done(&mut self, low: i64, from: i64, begun: Instant, pulled: &Pulled, met_front: bool, now: Instant) {
@@ -370,14 +339,11 @@ impl Puller {
 
     /// Whoever has waited long enough is looked for.
     fn expire_waits(&mut self, now: Instant) {
-        while let Some(Reverse((at, ..))) = self.due.peek()
+        while let Some(Reverse((at, _))) = self.due.peek()
             && *at <= now
-            && let Some(Reverse((_, seq, recipient))) = self.due.pop()
+            && let Some(Reverse((_, recipient))) = self.due.pop()
         {
-            self.gaps.insert(seq - 1, Cause::Due);
-            if self.held.get(&recipient).is_some_and(|until| *until <= now) {
-                self.held.remove(&recipient);
-            }
+            self.freed.insert(recipient, Cause::Due);
         }
         if self.due_unknown.is_some_and(|at| at <= now) {
             self.due_unknown = None;

@@ -398,14 +398,14 @@ pub struct PullRequest {
     pub claim: i64,
     /// Messages wanted, at most.
     pub places: u32,
-    /// Where to go on looking.
+    /// Where to look from.
     pub from_seq: i64,
     /// Below this there is nothing unfinished: trails the oldest unfinished by a minute.
     pub low: i64,
-    /// Rows to examine, at most.
+    /// Rows to examine from there on, at most.
     pub scan: u32,
-    /// Recipients known to be held up: not looked at.
-    pub held: Vec<Recipient>,
+    /// Recipients whose oldest unfinished message is examined besides, wherever it is.
+    pub recipients: Vec<Recipient>,
 }
 
 /// What a pull found.
@@ -413,9 +413,10 @@ pub struct PullRequest {
 pub struct Pulled {
     /// Claimed for the caller: each is `sending` now, with one attempt more. The oldest first.
     pub messages: Vec<Outgoing>,
-    /// Where to go on, if the look ended at its limit or with the places filled; `None` when it came to the end.
+    /// Where to go on, if the rows from `from_seq` on were more than the limit or the places; `None` when the look came to
+    /// the end.
     pub next_seq: Option<i64>,
-    /// The lowest `seq` that was examined: with `from_seq = low` that of the oldest unfinished message.
+    /// The lowest `seq` that was examined from `from_seq` on: with `from_seq = low` that of the oldest unfinished message.
     pub first_seq: Option<i64>,
     /// The earliest time at which an examined message falls due.
     pub next_due: Option<Time>,

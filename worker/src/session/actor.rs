@@ -18,7 +18,7 @@ use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::life::Life;
-use crate::pull::{Look, Puller, SCAN};
+use crate::pull::{Look, Puller};
 use crate::receipts::Receipts;
 use crate::send::{Delivery, Ended, Finished};
 use crate::session::board::Board;
@@ -359,8 +359,8 @@ impl<'a> Actor<'a> {
             places,
             from_seq: look.from_seq,
             low: look.low,
-            scan: SCAN,
-            held: look.held.clone(),
+            scan: look.scan,
+            recipients: look.recipients(),
         };
         let store = Arc::clone(&self.life.store);
         self.pulling.put(async move { Answer { look, places, asked: now, pulled: store.pull(request).await } });
@@ -424,15 +424,15 @@ impl<'a> Actor<'a> {
         };
         match end {
             Ended::Closed => {
-                self.puller.ended(seq);
+                self.puller.ended(&recipient, seq);
                 if self.puller.is_behind()
                     && let Some((_, doorbell)) = &mut self.doorbell
                 {
                     doorbell.finished();
                 }
             }
-            Ended::Waits(until) => self.puller.waits(&recipient, seq, until),
-            Ended::Released => self.puller.released(seq),
+            Ended::Waits(until) => self.puller.waits(recipient, until),
+            Ended::Released => self.puller.released(recipient),
             Ended::Lost => {}
         }
         if restricted {

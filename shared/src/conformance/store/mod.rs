@@ -114,7 +114,7 @@ macro_rules! store_suite {
                 a_pull_for_nothing_claims_nothing,
                 a_held_up_recipient_doesnt_starve_the_session,
                 a_held_up_recipient_follows_in_order,
-                held_recipients_are_left_alone,
+                a_named_recipient_is_looked_at_wherever_it_is,
                 a_pull_tells_what_waits,
                 the_lower_bound_misses_nothing,
                 waiting_messages_are_claimed_when_due,

@@ -131,8 +131,8 @@ pub async fn a_held_up_recipient_doesnt_starve_the_session(world: &dyn World) {
         rig.put_all((0..1_000).map(|_| rig.draft(1)).collect()).await;
     }
     let others = rig.put_all((2..52).map(|to| rig.draft(to)).collect()).await;
-    for held in [vec![recipient(1)], vec![]] {
-        let mut request = PullRequest { held, places: 25, ..rig.pull_request(25) };
+    for _ in 0..2 {
+        let mut request = rig.pull_request(25);
         let mut claimed = Vec::new();
         let mut pulls = 0;
         while claimed.is_empty() {
@@ -164,15 +164,33 @@ pub async fn a_held_up_recipient_follows_in_order(world: &dyn World) {
     assert_eq!(sent, expected);
 }
 
-/// Recipients that the caller names as held up are left alone.
-pub async fn held_recipients_are_left_alone(world: &dyn World) {
+/// The oldest unfinished message of a recipient that the caller names is found wherever it is, with the places for the oldest;
+/// it counts once if the look comes upon it, too.
+pub async fn a_named_recipient_is_looked_at_wherever_it_is(world: &dyn World) {
     let rig = Rig::new(&world.store().await).await;
-    let ids = rig.put_all((0..6).map(|to| rig.draft(to)).collect()).await;
-    let request = PullRequest { held: vec![recipient(0), recipient(3), recipient(99)], ..rig.pull_request(100) };
+    let ids = rig.put_all([1, 2, 1, 3, 2, 4].map(|to| rig.draft(to)).into()).await;
+    let seqs: Vec<i64> = rig.pull(1_000).await.messages.iter().map(|message| message.seq).collect();
+    let (first, rig) = (seqs[0], rig.restarted());
+    let named = |numbers: &[u32]| numbers.iter().map(|number| recipient(*number)).collect();
+    let pull = async |places, from_seq, scan, numbers: &[u32]| {
+        let request = PullRequest { places, from_seq, scan, recipients: named(numbers), ..rig.pull_request(0) };
+        let pulled = rig.store.pull(request).await.expect("a pull answers");
+        (pulled.messages.iter().map(|message| message.id).collect::<Vec<_>>(), pulled.next_seq)
+    };
+    // Without a look at rows: nothing is said about them.
+    assert_eq!(pull(10, 77, 0, &[2, 9]).await, (vec![ids[1]], Some(77)));
+    assert_eq!(pull(10, 77, 0, &[2]).await, (vec![], Some(77)), "it is under way, and holds the next one up");
+    // Named and come upon: once. The oldest go first.
+    assert_eq!(pull(2, first + 3, 10, &[1, 3, 4]).await, (vec![ids[0], ids[3]], Some(first + 4)));
+    // The places are filled before the row to look from: it is still to be looked at.
+    let rig = rig.restarted();
+    let request = PullRequest { places: 1, from_seq: first + 3, recipients: named(&[1]), ..rig.pull_request(1) };
     let pulled = rig.store.pull(request).await.expect("a pull answers");
-    let claimed: Vec<MessageId> = pulled.messages.iter().map(|message| message.id).collect();
-    assert_eq!(claimed, [ids[1], ids[2], ids[4], ids[5]]);
-    assert_eq!(rig.pull_ids().await, [ids[0], ids[3]]);
+    assert_eq!((pulled.messages.len(), pulled.next_seq), (1, Some(first + 3)));
+    assert_eq!(pulled.messages[0].id, ids[0]);
+    let rest = rig.pull(10).await;
+    assert_eq!(rest.messages.iter().map(|message| message.id).collect::<Vec<_>>(), [ids[1], ids[3], ids[5]]);
+    assert_eq!(rest.next_seq, None);
 }
 
 /// A pull tells the last message it has seen that waits for something else than a place; what it claims, and what is under

@@ -143,7 +143,7 @@ impl Rig {
             from_seq: 0,
             low: 0,
             scan: 1_000,
-            held: Vec::new(),
+            recipients: Vec::new(),
         }
     }
 

@@ -18,15 +18,25 @@ use crate::time::Time;
 
 pub(super) struct Pull;
 
+/// Whether `m` may be claimed by the worker `$1` under `r.claim`, if it is the head of its recipient's queue.
+macro_rules! claimable {
+    () => {
+        "((m.status = 1 OR (m.claimed_by = $1 AND m.claim = r.claim AND m.due_at IS NOT NULL))
+                  AND COALESCE(m.due_at, 0) <= now_ms() AND m.expires_at > now_ms()
+               OR m.status = 2 AND (m.claimed_by, m.claim) IS DISTINCT FROM ($1, r.claim))"
+    };
+}
+
 /// The head of a recipient's queue is found by a scalar subquery, an index probe per row examined: an anti-join would be
 /// free to read all that is held up. BETWEEN leaves only the index by recipient in question, whatever the statistics say, and
 /// LATERAL with OFFSET 0 can't be turned round.
-pub(super) const SQL: &str = "
+pub(super) const SQL: &str = concat!(
+    "
 WITH want AS MATERIALIZED (
     SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
         AS w (s, claim, from_seq, low, places, scan)
-), held AS MATERIALIZED (
-    SELECT * FROM unnest($8::uuid[], $9::text[]) AS h (s, recipient)
+), freed AS MATERIALIZED (
+    SELECT * FROM unnest($8::uuid[], $9::text[]) AS f (s, recipient)
 ), alive AS MATERIALIZED (
     SELECT id FROM workers WHERE id = $1
 ), ready AS MATERIALIZED (
@@ -38,23 +48,38 @@ WITH want AS MATERIALIZED (
 ), look AS MATERIALIZED (
     SELECT r.s, r.claim, c.id, c.seq
     FROM ready r CROSS JOIN LATERAL (
-        SELECT m.id, m.seq
+        SELECT u.id, u.seq
         FROM (
-            SELECT m.id, m.seq, m.recipient, m.status, m.due_at, m.expires_at, m.claimed_by, m.claim
-            FROM messages m
-            WHERE m.session_id = r.s AND m.open AND m.seq >= r.from_seq
-            ORDER BY m.seq
-            LIMIT r.scan
-        ) m
-        WHERE ((m.status = 1 OR (m.claimed_by = $1 AND m.claim = r.claim AND m.due_at IS NOT NULL))
-                AND COALESCE(m.due_at, 0) <= now_ms() AND m.expires_at > now_ms()
-               OR m.status = 2 AND (m.claimed_by, m.claim) IS DISTINCT FROM ($1, r.claim))
-          AND (m.recipient, r.s) NOT IN (SELECT h.recipient, h.s FROM held h)
-          AND m.seq = (SELECT e.seq FROM messages e
-                       WHERE e.session_id = r.s AND e.recipient BETWEEN m.recipient AND m.recipient AND e.open
-                         AND e.seq >= r.low
-                       ORDER BY e.recipient, e.seq LIMIT 1)
-        ORDER BY m.seq
+            (SELECT m.id, m.seq
+             FROM (
+                 SELECT m.id, m.seq, m.recipient, m.status, m.due_at, m.expires_at, m.claimed_by, m.claim
+                 FROM messages m
+                 WHERE m.session_id = r.s AND m.open AND m.seq >= r.from_seq
+                 ORDER BY m.seq
+                 LIMIT r.scan
+             ) m
+             WHERE ",
+    claimable!(),
+    "
+               AND m.seq = (SELECT e.seq FROM messages e
+                            WHERE e.session_id = r.s AND e.recipient BETWEEN m.recipient AND m.recipient AND e.open
+                              AND e.seq >= r.low
+                            ORDER BY e.recipient, e.seq LIMIT 1)
+             ORDER BY m.seq
+             LIMIT r.places)
+            UNION
+            (SELECT m.id, m.seq
+             FROM freed f CROSS JOIN LATERAL (
+                 SELECT m.id, m.seq, m.status, m.due_at, m.expires_at, m.claimed_by, m.claim
+                 FROM messages m
+                 WHERE m.session_id = r.s AND m.recipient BETWEEN f.recipient AND f.recipient AND m.open AND m.seq >= r.low
+                 ORDER BY m.recipient, m.seq LIMIT 1
+             ) m
+             WHERE f.s = r.s AND ",
+    claimable!(),
+    ")
+        ) u
+        ORDER BY u.seq
         LIMIT r.places
     ) c
 ), seen AS MATERIALIZED (
@@ -108,7 +133,8 @@ SELECT now_ms() AS now, s.s AS ready, s.found, s.last, s.rows, s.first, s.scanne
 FROM alive
 LEFT JOIN seen s ON s.found = 0 OR s.s IN (SELECT o.id FROM own o)
 LEFT JOIN claimed c ON c.session_id = s.s
-WHERE EXISTS (SELECT 1 FROM worker) OR NOT EXISTS (SELECT 1 FROM look)";
+WHERE EXISTS (SELECT 1 FROM worker) OR NOT EXISTS (SELECT 1 FROM look)"
+);
 
 #[derive(FromRow)]
 struct Row {
@@ -164,10 +190,10 @@ impl Row {
 
     /// Where to go on, if the look from `from_seq` ended before the session's last row.
     fn next_seq(&self, from_seq: i64) -> Option<i64> {
-        if self.found? >= self.places? {
-            return Some(self.last.map_or(from_seq, |last| last + 1));
+        if self.rows? >= self.scan? {
+            return Some(self.scanned.map_or(from_seq, |scanned| scanned + 1));
         }
-        if self.rows? >= self.scan? { self.scanned.map_or(Some(from_seq), |scanned| Some(scanned + 1)) } else { None }
+        (self.found? >= self.places?).then(|| self.last.map_or(from_seq, |last| from_seq.max(last + 1)))
     }
 }
 
@@ -184,8 +210,8 @@ impl Statement for Pull {
         fn column<'a, T>(items: &[&'a PullRequest], value: impl Fn(&'a PullRequest) -> T) -> Vec<T> {
             items.iter().map(|item| value(item)).collect()
         }
-        let (held_sessions, held): (Vec<Uuid>, Vec<&str>) =
-            items.iter().flat_map(|i| i.held.iter().map(|r| (i.session.0, r.as_str()))).unzip();
+        let (freed_sessions, freed): (Vec<Uuid>, Vec<&str>) =
+            items.iter().flat_map(|i| i.recipients.iter().map(|r| (i.session.0, r.as_str()))).unzip();
         let rows: Vec<Row> = sqlx::query_as(SQL)
             .bind(worker)
             .bind(column(items, |i| i.session.0))
@@ -194,8 +220,8 @@ impl Statement for Pull {
             .bind(column(items, |i| i.low))
             .bind(column(items, |i| i64::from(i.places)))
             .bind(column(items, |i| i64::from(i.scan)))
-            .bind(held_sessions)
-            .bind(held)
+            .bind(freed_sessions)
+            .bind(freed)
             .fetch_all(connection)
             .await?;
         Ok(answers(items, rows))

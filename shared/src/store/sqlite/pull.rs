@@ -149,7 +149,7 @@ async fn look(
         .bind(request.session)
         .bind(request.from_seq)
         .bind(i64::from(request.scan))
-        .bind(json(&request.held)?)
+        .bind("[]")
         .bind(i64::from(request.places))
         .bind(now)
         .bind(request.low)

@@ -102,7 +102,7 @@ impl Bench {
             from_seq: 0,
             low: 0,
             scan: 1_000,
-            held: Vec::new(),
+            recipients: Vec::new(),
         }
     }
 
@@ -308,7 +308,7 @@ async fn a_pull_is_bounded_and_goes_on() {
     let request = PullRequest { scan: 3, from_seq: start, ..bench.request(5) };
     let pulled = bench.store.pull(request.clone()).await.expect("a pull");
     assert_eq!((pulled.messages.len(), pulled.next_seq, pulled.first_seq), (0, Some(start + 3), Some(start)));
-    let on = PullRequest { from_seq: start + 3, held: vec![first.messages[0].recipient.clone()], scan: 9, ..request };
+    let on = PullRequest { from_seq: start + 3, scan: 9, ..request };
     let pulled = bench.store.pull(on.clone()).await.expect("a pull");
     assert_eq!((pulled.messages[0].id, pulled.next_seq), (free.id, None));
 
