@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
-use futures_util::future::BoxFuture;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row};
 
-use super::moves::{Effects, Hex, expect_rows, json};
+use super::moves::{Effects, Hex, json};
+use super::script::{Answers, Script};
 use super::sql::failed;
+use super::transaction::Unit;
 use crate::ids::{MessageId, UserId};
 use crate::message::{MessageType, Status};
 use crate::ports::store::{Outgoing, PullRequest, Pulled, Result, StoreError};
@@ -14,64 +16,65 @@ use crate::recipient::Recipient;
 use crate::time::Time;
 
 /// Pulls for several sessions. Two pulls of one session don't come together.
-pub(super) fn write<'a>(
-    conn: &'a mut SqliteConnection,
-    now: Time,
-    requests: &'a [&PullRequest],
-) -> BoxFuture<'a, Result<Vec<Result<Pulled>>>> {
-    Box::pin(pull(conn, now, requests))
+impl Unit for &PullRequest {
+    type Answer = Pulled;
+    const METRIC: &'static str = "sanasr_pull_batch_size";
+    /// Each number of looks is a text of its own.
+    const PART_MAX: usize = 8;
+
+    fn read(requests: &[Self], now: Time) -> Result<Script> {
+        let asked: Vec<_> = requests.iter().enumerate().map(|(n, r)| (n, Hex(r.worker.0), Hex(r.session.0))).collect();
+        let script = Script::default().then(STANDING).bind(json(&asked)?);
+        requests.iter().filter(|request| looks(request)).try_fold(script, |script, request| look(script, now, request))
+    }
+
+    fn write(requests: &[Self], now: Time, mut found: Answers) -> Result<(Script, Vec<Result<Pulled>>)> {
+        let standing: HashMap<i64, (bool, bool)> =
+            found.read()?.into_iter().map(|(n, alive, ready)| (n, (alive, ready))).collect();
+        let mut answers = Vec::with_capacity(requests.len());
+        let mut claims = Vec::new();
+        let mut effects = Effects::default();
+        for (n, request) in (0..).zip(requests) {
+            let rows = if looks(request) { found.rows() } else { Vec::new() };
+            let (alive, ready) = standing.get(&n).copied().unwrap_or_default();
+            if !alive {
+                answers.push(Err(StoreError::Fenced));
+                continue;
+            }
+            let mut pulled = Pulled { now, ready, ..Pulled::default() };
+            if ready && !looks(request) {
+                // Nothing was looked at, so nothing may be concluded.
+                pulled.next_seq = Some(request.from_seq);
+            } else if ready {
+                for row in candidates(&rows, &mut pulled)? {
+                    if row.status == Status::Accepted as i16 {
+                        effects.event(row.user_id, request.session, row.id, Status::Sending);
+                    }
+                    claims.push((row.seq, Hex(request.worker.0), request.claim));
+                    pulled.messages.push(row.outgoing());
+                }
+            }
+            answers.push(Ok(pulled));
+        }
+        if claims.is_empty() {
+            return Ok((Script::default(), answers));
+        }
+        let script = Script::default().then(CLAIM).bind(json(&claims)?).bind(now);
+        Ok((effects.write(script.expect_rows("messages claimed", claims.len()), now)?, answers))
+    }
 }
 
-async fn pull(conn: &mut SqliteConnection, now: Time, requests: &[&PullRequest]) -> Result<Vec<Result<Pulled>>> {
-    let standing = standing(conn, requests).await?;
-    let mut answers = Vec::with_capacity(requests.len());
-    let mut claims = Vec::new();
-    let mut effects = Effects::default();
-    for (n, request) in requests.iter().enumerate() {
-        let (alive, ready) = standing.get(&n).copied().unwrap_or_default();
-        if !alive {
-            answers.push(Err(StoreError::Fenced));
-            continue;
-        }
-        let mut pulled = Pulled { now, ready, ..Pulled::default() };
-        if ready && (request.places == 0 || request.scan == 0) {
-            // Nothing was looked at, so nothing may be concluded.
-            pulled.next_seq = Some(request.from_seq);
-        } else if ready {
-            for row in look(conn, now, request, &mut pulled).await? {
-                if row.status == Status::Accepted as i16 {
-                    effects.event(row.user_id, request.session, row.id, Status::Sending);
-                }
-                claims.push((row.seq, Hex(request.worker.0), request.claim));
-                pulled.messages.push(row.outgoing());
-            }
-        }
-        answers.push(Ok(pulled));
-    }
-    if !claims.is_empty() {
-        let done = sqlx::query(CLAIM).bind(json(&claims)?).bind(now).execute(&mut *conn).await.map_err(failed)?;
-        expect_rows("messages claimed", done.rows_affected(), claims.len())?;
-        effects.write(conn, now).await?;
-    }
-    Ok(answers)
+/// Whether it asks for anything to be looked at.
+const fn looks(request: &PullRequest) -> bool {
+    request.places > 0 && request.scan > 0
 }
 
 /// Of each request: whether the worker's row exists, and whether messages of the session may be claimed by it.
-async fn standing(conn: &mut SqliteConnection, requests: &[&PullRequest]) -> Result<HashMap<usize, (bool, bool)>> {
-    let asked: Vec<_> = requests.iter().enumerate().map(|(n, r)| (n, Hex(r.worker.0), Hex(r.session.0))).collect();
-    let rows: Vec<(i64, bool, bool)> = sqlx::query_as(
-        "SELECT value->>0 AS n, EXISTS (SELECT 1 FROM workers w WHERE w.id = unhex(value->>1)) AS alive,
-            EXISTS (SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id
-                WHERE s.id = unhex(value->>2) AND s.owner = unhex(value->>1) AND s.status = 3 AND NOT s.paused
-                    AND s.deleting_at IS NULL AND u.is_active) AS ready
-        FROM json_each($1)",
-    )
-    .bind(json(&asked)?)
-    .fetch_all(conn)
-    .await
-    .map_err(failed)?;
-    Ok(rows.into_iter().filter_map(|(n, alive, ready)| Some((usize::try_from(n).ok()?, (alive, ready)))).collect())
-}
+const STANDING: &str = "SELECT value->>0 AS n, EXISTS (SELECT 1 FROM workers w WHERE w.id = unhex(value->>1)) AS alive,
+        EXISTS (SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id
+            WHERE s.id = unhex(value->>2) AND s.owner = unhex(value->>1) AND s.status = 3 AND NOT s.paused
+                AND s.deleting_at IS NULL AND u.is_active) AS ready
+    FROM json_each($1)";
 
 /// `Sending` from its origins: `accepted`, or `sending` for what is in doubt.
 pub(super) const CLAIM: &str = "UPDATE messages SET status = 2, claimed_by = unhex(i.worker), claim = i.claim,
@@ -111,14 +114,14 @@ pub(super) const LOOK: &str = "WITH
         cand.*
     FROM stop LEFT JOIN cand ON true ORDER BY cand.seq";
 
-#[derive(sqlx::FromRow)]
+#[derive(FromRow)]
 struct Look {
     first_seq: Option<i64>,
     next_seq: Option<i64>,
     next_due: Option<Time>,
 }
 
-#[derive(sqlx::FromRow)]
+#[derive(FromRow)]
 struct Candidate {
     seq: i64,
     id: MessageId,
@@ -137,15 +140,9 @@ struct Candidate {
     quoted: Option<String>,
 }
 
-/// Looks for candidates and writes down how far it looked.
-async fn look(
-    conn: &mut SqliteConnection,
-    now: Time,
-    request: &PullRequest,
-    pulled: &mut Pulled,
-) -> Result<Vec<Candidate>> {
-    use sqlx::{FromRow, Row};
-    let rows = sqlx::query(LOOK)
+fn look(script: Script, now: Time, request: &PullRequest) -> Result<Script> {
+    Ok(script
+        .then(LOOK)
         .bind(request.session)
         .bind(request.from_seq)
         .bind(i64::from(request.scan))
@@ -154,12 +151,13 @@ async fn look(
         .bind(now)
         .bind(request.low)
         .bind(request.worker)
-        .bind(request.claim)
-        .fetch_all(conn)
-        .await
-        .map_err(failed)?;
+        .bind(request.claim))
+}
+
+/// Reads the candidates and writes down how far was looked.
+fn candidates(rows: &[SqliteRow], pulled: &mut Pulled) -> Result<Vec<Candidate>> {
     let mut candidates = Vec::with_capacity(rows.len());
-    for row in &rows {
+    for row in rows {
         let look = Look::from_row(row).map_err(failed)?;
         pulled.first_seq = look.first_seq;
         pulled.next_seq = look.next_seq;
