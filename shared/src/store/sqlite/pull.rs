@@ -84,7 +84,8 @@ pub(super) const CLAIM: &str = "UPDATE messages SET status = 2, claimed_by = unh
 
 /// One row for the look, joined with each candidate. `last` is the last row that may be examined, `stop` the last that
 /// was: with all places filled that of the last candidate. The indexes are named, for the planner might otherwise walk
-/// the whole table by `seq`, its key, through the rows of all other sessions.
+/// the whole table by `seq`, its key, through the rows of all other sessions. Of a bare parameter in `LIMIT` the planner
+/// asks the value, so that the statement would be prepared anew each time, which takes longer than running it.
 pub(super) const LOOK: &str = "WITH
     bound AS MATERIALIZED (SELECT (SELECT seq FROM messages INDEXED BY messages_open_session
         WHERE session_id = $1 AND open AND seq >= $2 ORDER BY seq LIMIT 1 OFFSET $3 - 1) AS last),
@@ -102,7 +103,7 @@ pub(super) const LOOK: &str = "WITH
             AND NOT EXISTS (SELECT 1 FROM messages e INDEXED BY messages_open_recipient
                 WHERE e.session_id = m.session_id AND e.recipient = m.recipient AND e.open
                     AND e.seq >= $7 AND e.seq < m.seq)
-        ORDER BY m.seq LIMIT $5),
+        ORDER BY m.seq LIMIT 0 + $5),
     stop AS MATERIALIZED (SELECT CASE WHEN (SELECT count(*) FROM cand) >= $5 THEN (SELECT max(seq) FROM cand)
         ELSE (SELECT last FROM bound) END AS seq)
     SELECT (SELECT seq FROM messages INDEXED BY messages_open_session

@@ -431,6 +431,7 @@ async fn hot_statements_use_their_indexes() {
         (accept::LOOK_KEYS, "SEARCH k USING PRIMARY KEY (user_id=? AND key=?)"),
         (receipts::MATCH, "SEARCH m USING INDEX messages_whatsapp_id (session_id=? AND whatsapp_id=?)"),
     ] {
+        assert!(!text.contains("LIMIT $"), "prepared anew each time: {text}");
         let explain = format!("EXPLAIN QUERY PLAN {text}");
         let plan: Vec<String> = sqlx::query(sqlx::AssertSqlSafe(explain))
             .fetch_all(&mut conn)
