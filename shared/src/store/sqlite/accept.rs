@@ -2,13 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures_util::future::BoxFuture;
-use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
 use super::dialect;
-use super::moves::{Hex, expect_rows, json};
-use super::sql::failed;
+use super::moves::{Hex, json};
+use super::script::{Answers, Script};
+use super::transaction::Unit;
 use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::{NewMessage, Status};
 use crate::ports::store::{AcceptOutcome, AcceptRequest, AcceptedJob, IdempotencyKey, Result, StoreError};
@@ -37,40 +36,42 @@ pub(super) struct Stored {
 }
 
 /// Stores items. Two requests with the same key don't come together.
-pub(super) fn write<'a>(
-    conn: &'a mut SqliteConnection,
-    now: Time,
-    items: &'a [Item<'_>],
-) -> BoxFuture<'a, Result<Vec<Result<Stored>>>> {
-    Box::pin(accept(conn, now, items))
-}
+impl Unit for Item<'_> {
+    type Answer = Stored;
+    const METRIC: &'static str = "sanasr_accept_batch_size";
 
-async fn accept(conn: &mut SqliteConnection, now: Time, items: &[Item<'_>]) -> Result<Vec<Result<Stored>>> {
-    let mut known = Known::look(conn, now.day(), items).await?;
-    let keys = Keys::look(conn, items).await?;
-    let decided: Vec<Decision> = items.iter().map(|item| known.decide(item, &keys)).collect();
-    let granted: Vec<Item<'_>> = items
-        .iter()
-        .zip(&decided)
-        .filter_map(|(item, decision)| matches!(decision, Decision::Accept).then_some(*item))
-        .collect();
-    if !granted.is_empty() {
-        take_quota(conn, now.day(), &known).await?;
-        insert_messages(conn, now, &granted).await?;
-        insert_keys(conn, now, &granted, &keys).await?;
+    fn read(items: &[Self], now: Time) -> Result<Script> {
+        Keys::look(Known::look(Script::default(), now.day(), items)?, items)
     }
-    let answers = items.iter().zip(decided).map(|(item, decision)| {
-        let new = matches!(decision, Decision::Accept);
-        let outcome = match decision {
-            Decision::Accept => AcceptOutcome::Accepted { created_at: now },
-            Decision::OverQuota => AcceptOutcome::QuotaExceeded(known.quota(item.request.user, now.day())),
-            Decision::Other(outcome) => outcome,
-            Decision::Unfit => return Err(StoreError::Invalid("text must not contain NUL".to_owned())),
-        };
-        let due = item.message.initial_status() == Status::Accepted;
-        Ok(Stored { job: (new && due).then(|| job(item, now)), outcome })
-    });
-    Ok(answers.collect())
+
+    fn write(items: &[Self], now: Time, mut answers: Answers) -> Result<(Script, Vec<Result<Stored>>)> {
+        let mut known = Known::read(&mut answers)?;
+        let keys = Keys::read(&mut answers)?;
+        let decided: Vec<Decision> = items.iter().map(|item| known.decide(item, &keys)).collect();
+        let granted: Vec<Item<'_>> = items
+            .iter()
+            .zip(&decided)
+            .filter_map(|(item, decision)| matches!(decision, Decision::Accept).then_some(*item))
+            .collect();
+        let mut script = Script::default();
+        if !granted.is_empty() {
+            script = take_quota(script, now.day(), &known)?;
+            script = insert_messages(script, now, &granted)?;
+            script = insert_keys(script, now, &granted, &keys)?;
+        }
+        let answers = items.iter().zip(decided).map(|(item, decision)| {
+            let new = matches!(decision, Decision::Accept);
+            let outcome = match decision {
+                Decision::Accept => AcceptOutcome::Accepted { created_at: now },
+                Decision::OverQuota => AcceptOutcome::QuotaExceeded(known.quota(item.request.user, now.day())),
+                Decision::Other(outcome) => outcome,
+                Decision::Unfit => return Err(StoreError::Invalid("text must not contain NUL".to_owned())),
+            };
+            let due = item.message.initial_status() == Status::Accepted;
+            Ok(Stored { job: (new && due).then(|| job(item, now)), outcome })
+        });
+        Ok((script, answers.collect()))
+    }
 }
 
 fn job(item: &Item<'_>, now: Time) -> AcceptedJob {
@@ -104,7 +105,6 @@ struct Known {
     users: HashMap<UserId, Account>,
 }
 
-/// One statement instead of three: each is a hop to the connection's thread, which a lone request waits for.
 pub(super) const LOOK: &str = "SELECT 0 AS what, m.id AS id, m.user_id AS user, m.created_at AS a, 0 AS b, NULL AS c
         FROM messages m WHERE m.id IN (SELECT unhex(value) FROM json_each($1))
     UNION ALL SELECT 1, s.id, s.user_id, 0, 0, NULL
@@ -114,18 +114,20 @@ pub(super) const LOOK: &str = "SELECT 0 AS what, m.id AS id, m.user_id AS user, 
         WHERE u.id IN (SELECT value FROM json_each($3))";
 
 impl Known {
-    async fn look(conn: &mut SqliteConnection, today: Day, items: &[Item<'_>]) -> Result<Self> {
+    fn look(script: Script, today: Day, items: &[Item<'_>]) -> Result<Script> {
         let sessions: HashSet<Uuid> = items.iter().map(|i| i.message.session.0).collect();
         let users: HashSet<i64> = items.iter().map(|i| i.request.user.0).collect();
         let users: Vec<i64> = users.into_iter().collect();
-        let rows: Vec<(i64, Option<Uuid>, i64, i64, i64, Option<i64>)> = sqlx::query_as(LOOK)
+        Ok(script
+            .then(LOOK)
             .bind(dialect::ids(items.iter().map(|i| i.message.id.0)))
             .bind(dialect::ids(sessions.into_iter()))
             .bind(json(&users)?)
-            .bind(today)
-            .fetch_all(conn)
-            .await
-            .map_err(failed)?;
+            .bind(today))
+    }
+
+    fn read(answers: &mut Answers) -> Result<Self> {
+        let rows: Vec<(i64, Option<Uuid>, i64, i64, i64, Option<i64>)> = answers.read()?;
         let mut known = Self { messages: HashMap::new(), sessions: HashMap::new(), users: HashMap::new() };
         for (what, id, user, a, b, c) in rows {
             match (what, id) {
@@ -197,17 +199,21 @@ pub(super) const LOOK_KEYS: &str = "SELECT k.user_id, k.key, k.item, k.hash, k.m
     CROSS JOIN idempotency_keys k ON k.user_id = i.value->>0 AND k.key = i.value->>1 ORDER BY k.item";
 
 impl Keys {
-    async fn look(conn: &mut SqliteConnection, items: &[Item<'_>]) -> Result<Self> {
+    /// Only if any is asked for.
+    fn look(script: Script, items: &[Item<'_>]) -> Result<Script> {
         let asked: HashSet<(i64, &str)> = items
             .iter()
             .filter_map(|i| i.request.key.as_ref().map(|key| (i.request.user.0, key.key.as_str())))
             .collect();
         if asked.is_empty() {
-            return Ok(Self::default());
+            return Ok(script);
         }
         let asked: Vec<_> = asked.into_iter().collect();
-        let rows: Vec<(UserId, String, i64, Vec<u8>, Option<MessageId>)> =
-            sqlx::query_as(LOOK_KEYS).bind(json(&asked)?).fetch_all(conn).await.map_err(failed)?;
+        Ok(script.then(LOOK_KEYS).bind(json(&asked)?))
+    }
+
+    fn read(answers: &mut Answers) -> Result<Self> {
+        let rows: Vec<(UserId, String, i64, Vec<u8>, Option<MessageId>)> = answers.read()?;
         let mut keys = Self::default();
         for (user, key, item, hash, message) in rows {
             let kept = keys.0.entry((user, key)).or_insert_with(|| Kept { hash, items: HashMap::new() });
@@ -231,24 +237,25 @@ impl Keys {
     }
 }
 
-async fn take_quota(conn: &mut SqliteConnection, today: Day, known: &Known) -> Result<()> {
+const TAKE_QUOTA: &str = "INSERT INTO quotas (user_id, day, used, accepted)
+    SELECT value->>0, $2, value->>1, value->>1 FROM json_each($1) WHERE true
+    ON CONFLICT (user_id, day) DO UPDATE SET used = used + excluded.used, accepted = accepted + excluded.accepted";
+
+fn take_quota(script: Script, today: Day, known: &Known) -> Result<Script> {
     let granted: Vec<(i64, i64)> =
         known.users.iter().filter(|(_, a)| a.granted > 0).map(|(user, a)| (user.0, a.granted)).collect();
-    sqlx::query(
-        "INSERT INTO quotas (user_id, day, used, accepted)
-        SELECT value->>0, $2, value->>1, value->>1 FROM json_each($1) WHERE true
-        ON CONFLICT (user_id, day) DO UPDATE SET used = used + excluded.used, accepted = accepted + excluded.accepted",
-    )
-    .bind(json(&granted)?)
-    .bind(today)
-    .execute(conn)
-    .await
-    .map_err(failed)?;
-    Ok(())
+    Ok(script.then(TAKE_QUOTA).bind(json(&granted)?).bind(today))
 }
 
+const INSERT: &str =
+    "INSERT INTO messages (id, user_id, session_id, created_at, updated_at, quota_day, expires_at, due_at,
+        send_at, status, open, type, recipient, whatsapp_id, reference, request_id, content, reply_to, replayed_from)
+    SELECT unhex(value->>0), value->>1, unhex(value->>2), $2, $2, $3, value->>3, value->>4, value->>4,
+        (value->>4) IS NULL, (value->>4) IS NULL, value->>5, value->>6, value->>7, value->>8, value->>9, value->>10,
+        unhex(value->>11), unhex(value->>12) FROM json_each($1)";
+
 /// Inserted in the items' order, which `seq` then has.
-async fn insert_messages(conn: &mut SqliteConnection, now: Time, items: &[Item<'_>]) -> Result<()> {
+fn insert_messages(script: Script, now: Time, items: &[Item<'_>]) -> Result<Script> {
     let mut rows = Vec::with_capacity(items.len());
     for Item { request, message, .. } in items {
         let content = serde_json::to_string(&message.content).map_err(|e| StoreError::Invalid(e.to_string()))?;
@@ -268,24 +275,15 @@ async fn insert_messages(conn: &mut SqliteConnection, now: Time, items: &[Item<'
             message.replayed_from.map(|id| Hex(id.0)),
         ));
     }
-    let done = sqlx::query(
-        "INSERT INTO messages (id, user_id, session_id, created_at, updated_at, quota_day, expires_at, due_at, send_at,
-            status, open, type, recipient, whatsapp_id, reference, request_id, content, reply_to, replayed_from)
-        SELECT unhex(value->>0), value->>1, unhex(value->>2), $2, $2, $3, value->>3, value->>4, value->>4,
-            (value->>4) IS NULL, (value->>4) IS NULL, value->>5, value->>6, value->>7, value->>8, value->>9, value->>10,
-            unhex(value->>11), unhex(value->>12) FROM json_each($1)",
-    )
-    .bind(json(&rows)?)
-    .bind(now)
-    .bind(now.day())
-    .execute(conn)
-    .await
-    .map_err(failed)?;
-    expect_rows("messages accepted", done.rows_affected(), items.len())
+    let script = script.then(INSERT).bind(json(&rows)?).bind(now).bind(now.day());
+    Ok(script.expect_rows("messages accepted", items.len()))
 }
 
+const INSERT_KEYS: &str = "INSERT INTO idempotency_keys (user_id, key, item, hash, message_id, created_at)
+    SELECT value->>0, value->>1, value->>2, unhex(value->>3), unhex(value->>4), $2 FROM json_each($1)";
+
 /// A row for each accepted item, and for a batch the row 0 that carries the hash.
-async fn insert_keys(conn: &mut SqliteConnection, now: Time, items: &[Item<'_>], keys: &Keys) -> Result<()> {
+fn insert_keys(script: Script, now: Time, items: &[Item<'_>], keys: &Keys) -> Result<Script> {
     let mut rows = Vec::new();
     let mut headed = HashSet::new();
     for item in items {
@@ -298,16 +296,7 @@ async fn insert_keys(conn: &mut SqliteConnection, now: Time, items: &[Item<'_>],
         rows.push((user.0, &key.key, item.key_item(key), hash, Some(Hex(item.message.id.0))));
     }
     if rows.is_empty() {
-        return Ok(());
+        return Ok(script);
     }
-    sqlx::query(
-        "INSERT INTO idempotency_keys (user_id, key, item, hash, message_id, created_at)
-        SELECT value->>0, value->>1, value->>2, unhex(value->>3), unhex(value->>4), $2 FROM json_each($1)",
-    )
-    .bind(json(&rows)?)
-    .bind(now)
-    .execute(conn)
-    .await
-    .map_err(failed)?;
-    Ok(())
+    Ok(script.then(INSERT_KEYS).bind(json(&rows)?).bind(now))
 }

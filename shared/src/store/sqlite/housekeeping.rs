@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::moves::{self, Effects, Hex, Move, State, expect_rows, json};
+use super::moves::{self, Effects, Hex, Move, State, json};
+use super::script::Script;
 use super::sql::failed;
 use super::sql::messages::first_id_at;
 use crate::ids::{MessageId, SessionId, UserId};
@@ -36,6 +37,10 @@ struct Due {
     expires_at: Time,
     request_id: String,
 }
+
+const PLACE: &str = "UPDATE messages SET seq = i.next, status = 1, open = 1, due_at = NULL, updated_at = $2
+    FROM (SELECT value->>0 AS seq, value->>1 AS next FROM json_each($1)) i
+    WHERE messages.seq = i.seq AND messages.status = 0";
 
 /// Gives scheduled messages that fell due new places in the order. The numbers are taken as `AUTOINCREMENT` takes them, so
 /// that none is ever given twice.
@@ -71,23 +76,14 @@ pub(super) async fn promote(conn: &mut SqliteConnection, now: Time) -> Result<(V
             request_id: row.request_id.clone(),
         });
     }
-    let done = sqlx::query(
-        "UPDATE messages SET seq = i.next, status = 1, open = 1, due_at = NULL, updated_at = $2
-        FROM (SELECT value->>0 AS seq, value->>1 AS next FROM json_each($1)) i
-        WHERE messages.seq = i.seq AND messages.status = 0",
-    )
-    .bind(json(&places)?)
-    .bind(now)
-    .execute(&mut *conn)
-    .await
-    .map_err(failed)?;
-    expect_rows("messages promoted", done.rows_affected(), places.len())?;
-    sqlx::query("UPDATE sqlite_sequence SET seq = $1 WHERE name = 'messages'")
-        .bind(next)
-        .execute(&mut *conn)
-        .await
-        .map_err(failed)?;
-    effects.write(conn, now).await?;
+    let script = Script::default()
+        .then(PLACE)
+        .bind(json(&places)?)
+        .bind(now)
+        .expect_rows("messages promoted", places.len())
+        .then("UPDATE sqlite_sequence SET seq = $1 WHERE name = 'messages'")
+        .bind(next);
+    effects.write(script, now)?.run(conn).await?;
     Ok((jobs, is_chunk(due.len())))
 }
 
@@ -122,7 +118,7 @@ async fn end_all(conn: &mut SqliteConnection, now: Time, rows: Vec<State>, statu
         }
         changes.push(Move::new(row, after, SHARD)?);
     }
-    moves::write(conn, now, &changes).await?;
+    moves::write(now, &changes)?.run(conn).await?;
     Ok(Swept { messages: changes.iter().map(Move::message).collect(), more: is_chunk(changes.len()) })
 }
 

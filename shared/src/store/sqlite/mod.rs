@@ -12,11 +12,13 @@ mod accept;
 mod housekeeping;
 mod pull;
 mod receipts;
+mod script;
 mod settle;
 #[path = "../sql/mod.rs"]
 mod sql;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod writer;
 
 use std::any::Any;
@@ -97,7 +99,9 @@ pub async fn open(path: &Path, on_accept: AcceptHook) -> Result<Arc<dyn Store>> 
         .synchronous(SqliteSynchronous::Full)
         .pragma("cache_size", "-65536")
         .pragma("wal_autocheckpoint", "4000")
-        .pragma("journal_size_limit", "67108864");
+        .pragma("journal_size_limit", "67108864")
+        // What is written together is one text, in as many variants as there are that occur.
+        .statement_cache_capacity(256);
     let mut conn = options.connect().await.map_err(failed)?;
     MIGRATIONS.run(&mut conn).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(error) => failed(error),
@@ -180,7 +184,7 @@ impl SqliteStore {
         self.readers.acquire().await.map_err(failed)
     }
 
-    /// Has something written in the writer's next transaction, within a savepoint of its own.
+    /// Has something written in the writer's next transaction, as a part of its own.
     async fn write<T, F>(&self, write: F) -> Result<T>
     where
         T: Send + 'static,

@@ -7,6 +7,8 @@ use serde::Serialize;
 use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
+use super::dialect;
+use super::script::Script;
 use super::sql::failed;
 use crate::ids::{MessageId, SessionId, UserId, WorkerId};
 use crate::message::{MessageError, MessageType, Status};
@@ -161,27 +163,18 @@ impl Effects {
         }
     }
 
-    /// Writes them, in the one order of locks.
-    pub(super) async fn write(self, conn: &mut SqliteConnection, now: Time) -> Result<()> {
+    /// Adds what writes them, in the one order of locks.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`]
+    pub(super) fn write(self, mut script: Script, now: Time) -> Result<Script> {
         if !self.sent_in.is_empty() {
-            sqlx::query("UPDATE sessions SET last_active_at = $2 WHERE id IN (SELECT unhex(value) FROM json_each($1))")
-                .bind(super::dialect::ids(self.sent_in.iter().map(|id| id.0)))
-                .bind(now)
-                .execute(&mut *conn)
-                .await
-                .map_err(failed)?;
+            let sessions = dialect::ids(self.sent_in.iter().map(|id| id.0));
+            script = script.then(ACTIVE).bind(sessions).bind(now);
         }
         if !self.refunds.is_empty() {
             let refunds: Vec<_> = self.refunds.into_iter().map(|((user, day), units)| (user, day, units)).collect();
-            sqlx::query(
-                "UPDATE quotas SET used = max(0, used - r.units)
-                FROM (SELECT value->>0 AS user, value->>1 AS day, value->>2 AS units FROM json_each($1)) r
-                WHERE quotas.user_id = r.user AND quotas.day = r.day",
-            )
-            .bind(json(&refunds)?)
-            .execute(&mut *conn)
-            .await
-            .map_err(failed)?;
+            script = script.then(REFUND).bind(json(&refunds)?);
         }
         if !self.counts.is_empty() {
             let counts: Vec<_> = self
@@ -189,31 +182,28 @@ impl Effects {
                 .into_iter()
                 .map(|((user, day, shard), c)| (user, day, shard, c.sent, c.failed, c.media_sent))
                 .collect();
-            sqlx::query(
-                "INSERT INTO usage_stats (user_id, day, shard, sent, failed, media_sent)
-                SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM json_each($1) WHERE true
-                ON CONFLICT (user_id, day, shard) DO UPDATE SET sent = sent + excluded.sent,
-                    failed = failed + excluded.failed, media_sent = media_sent + excluded.media_sent",
-            )
-            .bind(json(&counts)?)
-            .execute(&mut *conn)
-            .await
-            .map_err(failed)?;
+            script = script.then(COUNT).bind(json(&counts)?);
         }
         if !self.events.is_empty() {
-            sqlx::query(
-                "INSERT INTO events (at, user_id, session_id, message_id, status)
-                SELECT $2, value->>0, unhex(value->>1), unhex(value->>2), value->>3 FROM json_each($1)",
-            )
-            .bind(json(&self.events)?)
-            .bind(now)
-            .execute(conn)
-            .await
-            .map_err(failed)?;
+            script = script.then(EVENT).bind(json(&self.events)?).bind(now);
         }
-        Ok(())
+        Ok(script)
     }
 }
+
+const ACTIVE: &str = "UPDATE sessions SET last_active_at = $2 WHERE id IN (SELECT unhex(value) FROM json_each($1))";
+
+const REFUND: &str = "UPDATE quotas SET used = max(0, used - r.units)
+    FROM (SELECT value->>0 AS user, value->>1 AS day, value->>2 AS units FROM json_each($1)) r
+    WHERE quotas.user_id = r.user AND quotas.day = r.day";
+
+const COUNT: &str = "INSERT INTO usage_stats (user_id, day, shard, sent, failed, media_sent)
+    SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM json_each($1) WHERE true
+    ON CONFLICT (user_id, day, shard) DO UPDATE SET sent = sent + excluded.sent,
+        failed = failed + excluded.failed, media_sent = media_sent + excluded.media_sent";
+
+const EVENT: &str = "INSERT INTO events (at, user_id, session_id, message_id, status)
+    SELECT $2, value->>0, unhex(value->>1), unhex(value->>2), value->>3 FROM json_each($1)";
 
 const fn is_sent(status: Status) -> bool {
     matches!(status, Status::Sent | Status::Delivered | Status::Read)
@@ -231,9 +221,12 @@ pub(super) const MOVE: &str = "UPDATE messages SET status = i.status, open = i.s
     WHERE messages.seq = i.seq AND messages.status = i.was";
 
 /// Writes changes and what follows from them.
-pub(super) async fn write(conn: &mut SqliteConnection, now: Time, moves: &[Move]) -> Result<()> {
+///
+/// # Errors
+/// [`StoreError::Invalid`]
+pub(super) fn write(now: Time, moves: &[Move]) -> Result<Script> {
     if moves.is_empty() {
-        return Ok(());
+        return Ok(Script::default());
     }
     let mut effects = Effects::default();
     let mut rows = Vec::with_capacity(moves.len());
@@ -256,18 +249,8 @@ pub(super) async fn write(conn: &mut SqliteConnection, now: Time, moves: &[Move]
             i16::from(to.refunded),
         ));
     }
-    let done = sqlx::query(MOVE).bind(json(&rows)?).bind(now).execute(&mut *conn).await.map_err(failed)?;
-    expect_rows("messages moved", done.rows_affected(), moves.len())?;
-    effects.write(conn, now).await
-}
-
-/// Nobody else writes: another number of rows than was decided upon is a defect, and nothing of it may stay.
-pub(super) fn expect_rows(what: &str, changed: u64, expected: usize) -> Result<()> {
-    if u64::try_from(expected).is_ok_and(|expected| expected == changed) {
-        Ok(())
-    } else {
-        Err(StoreError::Internal(format!("{what}: {changed} rows instead of {expected}")))
-    }
+    let script = Script::default().then(MOVE).bind(json(&rows)?).bind(now).expect_rows("messages moved", moves.len());
+    effects.write(script, now)
 }
 
 /// A list of values as one parameter.
@@ -276,7 +259,7 @@ pub(super) fn json<T: Serialize>(value: &[T]) -> Result<String> {
 }
 
 /// A uuid as the statements take it from JSON: through `unhex()`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Hex(pub(super) Uuid);
 
 impl Serialize for Hex {

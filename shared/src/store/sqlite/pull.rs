@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
-use futures_util::future::BoxFuture;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row};
 
-use super::moves::{Effects, Hex, expect_rows, json};
+use super::moves::{Effects, Hex, json};
+use super::script::{Answers, Script};
 use super::sql::failed;
+use super::transaction::Unit;
 use crate::ids::{MessageId, UserId};
 use crate::message::{MessageType, Status};
 use crate::ports::store::{Outgoing, PullRequest, Pulled, Result, StoreError};
@@ -14,64 +16,65 @@ use crate::recipient::Recipient;
 use crate::time::Time;
 
 /// Pulls for several sessions. Two pulls of one session don't come together.
-pub(super) fn write<'a>(
-    conn: &'a mut SqliteConnection,
-    now: Time,
-    requests: &'a [&PullRequest],
-) -> BoxFuture<'a, Result<Vec<Result<Pulled>>>> {
-    Box::pin(pull(conn, now, requests))
+impl Unit for &PullRequest {
+    type Answer = Pulled;
+    const METRIC: &'static str = "sanasr_pull_batch_size";
+    /// Each number of looks is a text of its own.
+    const PART_MAX: usize = 8;
+
+    fn read(requests: &[Self], now: Time) -> Result<Script> {
+        let asked: Vec<_> = requests.iter().enumerate().map(|(n, r)| (n, Hex(r.worker.0), Hex(r.session.0))).collect();
+        let script = Script::default().then(STANDING).bind(json(&asked)?);
+        requests.iter().filter(|request| looks(request)).try_fold(script, |script, request| look(script, now, request))
+    }
+
+    fn write(requests: &[Self], now: Time, mut found: Answers) -> Result<(Script, Vec<Result<Pulled>>)> {
+        let standing: HashMap<i64, (bool, bool)> =
+            found.read()?.into_iter().map(|(n, alive, ready)| (n, (alive, ready))).collect();
+        let mut answers = Vec::with_capacity(requests.len());
+        let mut claims = Vec::new();
+        let mut effects = Effects::default();
+        for (n, request) in (0..).zip(requests) {
+            let rows = if looks(request) { found.rows() } else { Vec::new() };
+            let (alive, ready) = standing.get(&n).copied().unwrap_or_default();
+            if !alive {
+                answers.push(Err(StoreError::Fenced));
+                continue;
+            }
+            let mut pulled = Pulled { now, ready, ..Pulled::default() };
+            if ready && !looks(request) {
+                // Nothing was looked at, so nothing may be concluded.
+                pulled.next_seq = Some(request.from_seq);
+            } else if ready {
+                for row in candidates(&rows, &mut pulled)? {
+                    if row.status == Status::Accepted as i16 {
+                        effects.event(row.user_id, request.session, row.id, Status::Sending);
+                    }
+                    claims.push((row.seq, Hex(request.worker.0), request.claim));
+                    pulled.messages.push(row.outgoing());
+                }
+            }
+            answers.push(Ok(pulled));
+        }
+        if claims.is_empty() {
+            return Ok((Script::default(), answers));
+        }
+        let script = Script::default().then(CLAIM).bind(json(&claims)?).bind(now);
+        Ok((effects.write(script.expect_rows("messages claimed", claims.len()), now)?, answers))
+    }
 }
 
-async fn pull(conn: &mut SqliteConnection, now: Time, requests: &[&PullRequest]) -> Result<Vec<Result<Pulled>>> {
-    let standing = standing(conn, requests).await?;
-    let mut answers = Vec::with_capacity(requests.len());
-    let mut claims = Vec::new();
-    let mut effects = Effects::default();
-    for (n, request) in requests.iter().enumerate() {
-        let (alive, ready) = standing.get(&n).copied().unwrap_or_default();
-        if !alive {
-            answers.push(Err(StoreError::Fenced));
-            continue;
-        }
-        let mut pulled = Pulled { now, ready, waiting: ready.then_some(i64::MAX), ..Pulled::default() };
-        if ready && (request.places == 0 || request.scan == 0) {
-            // Nothing was looked at, so nothing may be concluded.
-            pulled.next_seq = Some(request.from_seq);
-        } else if ready {
-            for row in look(conn, now, request, &mut pulled).await? {
-                if row.status == Status::Accepted as i16 {
-                    effects.event(row.user_id, request.session, row.id, Status::Sending);
-                }
-                claims.push((row.seq, Hex(request.worker.0), request.claim));
-                pulled.messages.push(row.outgoing());
-            }
-        }
-        answers.push(Ok(pulled));
-    }
-    if !claims.is_empty() {
-        let done = sqlx::query(CLAIM).bind(json(&claims)?).bind(now).execute(&mut *conn).await.map_err(failed)?;
-        expect_rows("messages claimed", done.rows_affected(), claims.len())?;
-        effects.write(conn, now).await?;
-    }
-    Ok(answers)
+/// Whether it asks for anything to be looked at.
+const fn looks(request: &PullRequest) -> bool {
+    request.places > 0 && (request.scan > 0 || !request.recipients.is_empty())
 }
 
 /// Of each request: whether the worker's row exists, and whether messages of the session may be claimed by it.
-async fn standing(conn: &mut SqliteConnection, requests: &[&PullRequest]) -> Result<HashMap<usize, (bool, bool)>> {
-    let asked: Vec<_> = requests.iter().enumerate().map(|(n, r)| (n, Hex(r.worker.0), Hex(r.session.0))).collect();
-    let rows: Vec<(i64, bool, bool)> = sqlx::query_as(
-        "SELECT value->>0 AS n, EXISTS (SELECT 1 FROM workers w WHERE w.id = unhex(value->>1)) AS alive,
-            EXISTS (SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id
-                WHERE s.id = unhex(value->>2) AND s.owner = unhex(value->>1) AND s.status = 3 AND NOT s.paused
-                    AND s.deleting_at IS NULL AND u.is_active) AS ready
-        FROM json_each($1)",
-    )
-    .bind(json(&asked)?)
-    .fetch_all(conn)
-    .await
-    .map_err(failed)?;
-    Ok(rows.into_iter().filter_map(|(n, alive, ready)| Some((usize::try_from(n).ok()?, (alive, ready)))).collect())
-}
+const STANDING: &str = "SELECT value->>0 AS n, EXISTS (SELECT 1 FROM workers w WHERE w.id = unhex(value->>1)) AS alive,
+        EXISTS (SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id
+            WHERE s.id = unhex(value->>2) AND s.owner = unhex(value->>1) AND s.status = 3 AND NOT s.paused
+                AND s.deleting_at IS NULL AND u.is_active) AS ready
+    FROM json_each($1)";
 
 /// `Sending` from its origins: `accepted`, or `sending` for what is in doubt.
 pub(super) const CLAIM: &str = "UPDATE messages SET status = 2, claimed_by = unhex(i.worker), claim = i.claim,
@@ -79,46 +82,83 @@ pub(super) const CLAIM: &str = "UPDATE messages SET status = 2, claimed_by = unh
     FROM (SELECT value->>0 AS seq, value->>1 AS worker, value->>2 AS claim FROM json_each($1)) i
     WHERE messages.seq = i.seq AND messages.status IN (1, 2)";
 
-/// One row for the look, joined with each candidate. `last` is the last row that may be examined, `stop` the last that
-/// was: with all places filled that of the last candidate. The indexes are named, for the planner might otherwise walk
-/// the whole table by `seq`, its key, through the rows of all other sessions.
-pub(super) const LOOK: &str = "WITH
-    bound AS MATERIALIZED (SELECT (SELECT seq FROM messages INDEXED BY messages_open_session
-        WHERE session_id = $1 AND open AND seq >= $2 ORDER BY seq LIMIT 1 OFFSET $3 - 1) AS last),
-    cand AS MATERIALIZED (SELECT m.seq, m.id, m.user_id, m.recipient, m.whatsapp_id, m.type AS kind, m.content,
-            m.attempts, m.unknown_attempts, m.crashes, m.created_at, m.expires_at, m.request_id, m.status,
-            (SELECT q.whatsapp_id FROM messages q WHERE q.id = m.reply_to) AS quoted
-        FROM messages m INDEXED BY messages_open_session
-        WHERE m.session_id = $1 AND m.open AND m.seq >= $2
-            AND m.seq <= COALESCE((SELECT last FROM bound), 9223372036854775807)
-            AND m.recipient NOT IN (SELECT value FROM json_each($4))
-            AND CASE m.status
-                WHEN 1 THEN (m.due_at IS NULL OR m.due_at <= $6) AND m.expires_at > $6
-                WHEN 2 THEN m.claimed_by IS NOT $8 OR m.claim IS NOT $9 OR (m.due_at <= $6 AND m.expires_at > $6)
-                ELSE 0 END
-            AND NOT EXISTS (SELECT 1 FROM messages e INDEXED BY messages_open_recipient
-                WHERE e.session_id = m.session_id AND e.recipient = m.recipient AND e.open
-                    AND e.seq >= $7 AND e.seq < m.seq)
-        ORDER BY m.seq LIMIT $5),
-    stop AS MATERIALIZED (SELECT CASE WHEN (SELECT count(*) FROM cand) >= $5 THEN (SELECT max(seq) FROM cand)
-        ELSE (SELECT last FROM bound) END AS seq)
-    SELECT (SELECT seq FROM messages INDEXED BY messages_open_session
-            WHERE session_id = $1 AND open AND seq >= $2 ORDER BY seq LIMIT 1) AS first_seq,
-        stop.seq + 1 AS next_seq,
-        (SELECT min(due_at) FROM messages INDEXED BY messages_open_session
-            WHERE session_id = $1 AND open AND seq >= $2 AND seq <= COALESCE(stop.seq, 9223372036854775807)
-                AND due_at > $6) AS next_due,
-        cand.*
-    FROM stop LEFT JOIN cand ON true ORDER BY cand.seq";
+/// Whether `m` may be claimed, if it is the head of its recipient's queue.
+macro_rules! claimable {
+    () => {
+        "CASE m.status
+            WHEN 1 THEN (m.due_at IS NULL OR m.due_at <= $6) AND m.expires_at > $6
+            WHEN 2 THEN m.claimed_by IS NOT $8 OR m.claim IS NOT $9 OR (m.due_at <= $6 AND m.expires_at > $6)
+            ELSE 0 END"
+    };
+}
 
-#[derive(sqlx::FromRow)]
+/// The rows that were examined, of which `stop` is the last.
+macro_rules! examined {
+    () => {
+        "messages m INDEXED BY messages_open_session
+            WHERE m.session_id = $1 AND m.open AND m.seq >= $2 AND m.seq <= COALESCE(stop.seq, 9223372036854775807)"
+    };
+}
+
+/// One row for the look, joined with each candidate. `last` is the last row that may be examined, `stop` the last that
+/// was: with all places filled none beyond the last candidate. The indexes are named, for the planner might otherwise walk
+/// the whole table by `seq`, its key, through the rows of all other sessions. Of a bare parameter in `LIMIT` the planner
+/// asks the value, so that the statement would be prepared anew each time, which takes longer than running it.
+pub(super) const LOOK: &str = concat!(
+    "WITH
+    bound AS MATERIALIZED (SELECT CASE WHEN $3 > 0
+        THEN (SELECT seq FROM messages INDEXED BY messages_open_session
+              WHERE session_id = $1 AND open AND seq >= $2 ORDER BY seq LIMIT 1 OFFSET $3 - 1)
+        ELSE $2 - 1 END AS last),
+    pick AS MATERIALIZED (
+        SELECT seq FROM (
+            SELECT m.seq FROM messages m INDEXED BY messages_open_session
+            WHERE m.session_id = $1 AND m.open AND m.seq >= $2
+                AND m.seq <= COALESCE((SELECT last FROM bound), 9223372036854775807) AND ",
+    claimable!(),
+    "
+                AND NOT EXISTS (SELECT 1 FROM messages e INDEXED BY messages_open_recipient
+                    WHERE e.session_id = m.session_id AND e.recipient = m.recipient AND e.open
+                        AND e.seq >= $7 AND e.seq < m.seq)
+            ORDER BY m.seq LIMIT 0 + $5)
+        UNION
+        SELECT m.seq FROM json_each($4) f CROSS JOIN messages m
+        WHERE m.seq = (SELECT e.seq FROM messages e INDEXED BY messages_open_recipient
+                WHERE e.session_id = $1 AND e.recipient = f.value AND e.open AND e.seq >= $7 ORDER BY e.seq LIMIT 1)
+            AND ",
+    claimable!(),
+    "
+        ORDER BY seq LIMIT 0 + $5),
+    stop AS MATERIALIZED (SELECT CASE WHEN (SELECT count(*) FROM pick) >= $5
+        THEN min(COALESCE(last, 9223372036854775806), max((SELECT max(seq) FROM pick), $2 - 1))
+        ELSE last END AS seq FROM bound)
+    SELECT (SELECT m.seq FROM ",
+    examined!(),
+    " ORDER BY m.seq LIMIT 1) AS first_seq,
+        stop.seq + 1 AS next_seq,
+        (SELECT min(m.due_at) FROM ",
+    examined!(),
+    " AND m.due_at > $6) AS next_due,
+        (SELECT m.seq FROM ",
+    examined!(),
+    " AND m.seq NOT IN (SELECT seq FROM pick)
+                AND (m.status = 1 OR m.due_at IS NOT NULL OR m.claimed_by IS NOT $8 OR m.claim IS NOT $9)
+            ORDER BY m.seq DESC LIMIT 1) AS waiting,
+        m.seq, m.id, m.user_id, m.recipient, m.whatsapp_id, m.type AS kind, m.content, m.attempts, m.unknown_attempts,
+        m.crashes, m.created_at, m.expires_at, m.request_id, m.status,
+        (SELECT q.whatsapp_id FROM messages q WHERE q.id = m.reply_to) AS quoted
+    FROM stop LEFT JOIN pick ON true LEFT JOIN messages m ON m.seq = pick.seq ORDER BY m.seq"
+);
+
+#[derive(FromRow)]
 struct Look {
     first_seq: Option<i64>,
     next_seq: Option<i64>,
     next_due: Option<Time>,
+    waiting: Option<i64>,
 }
 
-#[derive(sqlx::FromRow)]
+#[derive(FromRow)]
 struct Candidate {
     seq: i64,
     id: MessageId,
@@ -137,33 +177,29 @@ struct Candidate {
     quoted: Option<String>,
 }
 
-/// Looks for candidates and writes down how far it looked.
-async fn look(
-    conn: &mut SqliteConnection,
-    now: Time,
-    request: &PullRequest,
-    pulled: &mut Pulled,
-) -> Result<Vec<Candidate>> {
-    use sqlx::{FromRow, Row};
-    let rows = sqlx::query(LOOK)
+fn look(script: Script, now: Time, request: &PullRequest) -> Result<Script> {
+    Ok(script
+        .then(LOOK)
         .bind(request.session)
         .bind(request.from_seq)
         .bind(i64::from(request.scan))
-        .bind("[]")
+        .bind(json(&request.recipients)?)
         .bind(i64::from(request.places))
         .bind(now)
         .bind(request.low)
         .bind(request.worker)
-        .bind(request.claim)
-        .fetch_all(conn)
-        .await
-        .map_err(failed)?;
+        .bind(request.claim))
+}
+
+/// Reads the candidates and writes down how far was looked.
+fn candidates(rows: &[SqliteRow], pulled: &mut Pulled) -> Result<Vec<Candidate>> {
     let mut candidates = Vec::with_capacity(rows.len());
-    for row in &rows {
+    for row in rows {
         let look = Look::from_row(row).map_err(failed)?;
         pulled.first_seq = look.first_seq;
         pulled.next_seq = look.next_seq;
         pulled.next_due = look.next_due;
+        pulled.waiting = look.waiting;
         if row.try_get::<Option<i64>, _>("seq").map_err(failed)?.is_some() {
             candidates.push(Candidate::from_row(row).map_err(failed)?);
         }

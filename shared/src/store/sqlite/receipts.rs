@@ -1,27 +1,16 @@
 //! Receipts: they come in any order, more than once, and before the acknowledgement is written.
 
-use std::collections::HashMap;
-
-use futures_util::future::BoxFuture;
-use sqlx::sqlite::SqliteConnection;
+use std::collections::{BTreeSet, HashMap};
 
 use super::dialect;
 use super::moves::{self, Hex, Move, State, json};
-use super::settle::alive;
-use super::sql::failed;
+use super::script::{Answers, Script};
+use super::settle::{alive, look_alive};
+use super::transaction::Unit;
 use crate::ids::{MessageId, SessionId, WorkerId};
 use crate::message::Status;
 use crate::ports::store::{Receipt, ReceiptBatch, Result, StoreError};
 use crate::time::Time;
-
-/// Writes receipts. Two batches of one session don't come together.
-pub(super) fn write<'a>(
-    conn: &'a mut SqliteConnection,
-    now: Time,
-    batches: &'a [&ReceiptBatch],
-) -> BoxFuture<'a, Result<Vec<Result<Vec<MessageId>>>>> {
-    Box::pin(receipts(conn, now, batches))
-}
 
 /// All that is known of one message, with the earliest time of each kind.
 #[derive(Debug, Clone, Copy, Default)]
@@ -78,52 +67,8 @@ fn earliest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
     a.into_iter().chain(b).min()
 }
 
-async fn receipts(
-    conn: &mut SqliteConnection,
-    now: Time,
-    batches: &[&ReceiptBatch],
-) -> Result<Vec<Result<Vec<MessageId>>>> {
-    let alive = alive(conn, batches.iter().map(|b| b.worker)).await?;
-    let owners = owners(conn, batches).await?;
-    let mut news: HashMap<(SessionId, &str), News> = HashMap::new();
-    for batch in batches.iter().filter(|b| alive.contains(&b.worker) && owners.get(&b.session) == Some(&b.worker)) {
-        for receipt in &batch.receipts {
-            news.entry((batch.session, &receipt.whatsapp_id)).or_default().add(receipt);
-        }
-    }
-    let shards: HashMap<SessionId, i64> = batches.iter().map(|b| (b.session, b.shard)).collect();
-    let mut changed: HashMap<SessionId, Vec<MessageId>> = HashMap::new();
-    let mut changes = Vec::new();
-    for (whatsapp_id, row) in matching(conn, news.keys().copied()).await? {
-        let session = row.session_id;
-        let Some(news) = news.get(&(session, whatsapp_id.as_str())) else { continue };
-        if let Some(after) = news.apply(&row) {
-            let change = Move::new(row, after, shards.get(&session).copied().unwrap_or(0))?;
-            changed.entry(session).or_default().push(change.message());
-            changes.push(change);
-        }
-    }
-    moves::write(conn, now, &changes).await?;
-    let answer = |batch: &&ReceiptBatch| {
-        if alive.contains(&batch.worker) {
-            Ok(changed.remove(&batch.session).unwrap_or_default())
-        } else {
-            Err(StoreError::Fenced)
-        }
-    };
-    Ok(batches.iter().map(answer).collect())
-}
-
-async fn owners(conn: &mut SqliteConnection, batches: &[&ReceiptBatch]) -> Result<HashMap<SessionId, WorkerId>> {
-    let rows: Vec<(SessionId, WorkerId)> = sqlx::query_as(
-        "SELECT id, owner FROM sessions WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND owner IS NOT NULL",
-    )
-    .bind(dialect::ids(batches.iter().map(|b| b.session.0)))
-    .fetch_all(conn)
-    .await
-    .map_err(failed)?;
-    Ok(rows.into_iter().collect())
-}
+const OWNERS: &str =
+    "SELECT id, owner FROM sessions WHERE id IN (SELECT unhex(value) FROM json_each($1)) AND owner IS NOT NULL";
 
 #[derive(sqlx::FromRow)]
 struct Match {
@@ -139,14 +84,52 @@ pub(super) const MATCH: &str = concat!(
     WHERE m.session_id = unhex(i.value->>0) AND m.whatsapp_id = i.value->>1"
 );
 
-async fn matching(
-    conn: &mut SqliteConnection,
-    ids: impl Iterator<Item = (SessionId, &str)>,
-) -> Result<Vec<(String, State)>> {
-    let ids: Vec<(Hex, &str)> = ids.map(|(session, whatsapp_id)| (Hex(session.0), whatsapp_id)).collect();
-    if ids.is_empty() {
-        return Ok(Vec::new());
+/// Writes receipts. Two batches of one session don't come together.
+impl Unit for &ReceiptBatch {
+    type Answer = Vec<MessageId>;
+    const METRIC: &'static str = "sanasr_receipt_batch_size";
+
+    fn read(batches: &[Self], _: Time) -> Result<Script> {
+        let told: BTreeSet<(Hex, &str)> = batches
+            .iter()
+            .flat_map(|b| b.receipts.iter().map(|r| (Hex(b.session.0), r.whatsapp_id.as_str())))
+            .collect();
+        let told: Vec<_> = told.into_iter().collect();
+        Ok(look_alive(Script::default(), batches.iter().map(|b| b.worker))
+            .then(OWNERS)
+            .bind(dialect::ids(batches.iter().map(|b| b.session.0)))
+            .then(MATCH)
+            .bind(json(&told)?))
     }
-    let rows: Vec<Match> = sqlx::query_as(MATCH).bind(json(&ids)?).fetch_all(conn).await.map_err(failed)?;
-    Ok(rows.into_iter().map(|row| (row.whatsapp_id, row.state)).collect())
+
+    fn write(batches: &[Self], now: Time, mut answers: Answers) -> Result<(Script, Vec<Result<Vec<MessageId>>>)> {
+        let alive = alive(&mut answers)?;
+        let owners: HashMap<SessionId, WorkerId> = answers.read()?.into_iter().collect();
+        let mut news: HashMap<(SessionId, &str), News> = HashMap::new();
+        for batch in batches.iter().filter(|b| alive.contains(&b.worker) && owners.get(&b.session) == Some(&b.worker)) {
+            for receipt in &batch.receipts {
+                news.entry((batch.session, &receipt.whatsapp_id)).or_default().add(receipt);
+            }
+        }
+        let shards: HashMap<SessionId, i64> = batches.iter().map(|b| (b.session, b.shard)).collect();
+        let mut changed: HashMap<SessionId, Vec<MessageId>> = HashMap::new();
+        let mut changes = Vec::new();
+        for Match { whatsapp_id, state: row } in answers.read()? {
+            let session = row.session_id;
+            let Some(news) = news.get(&(session, whatsapp_id.as_str())) else { continue };
+            if let Some(after) = news.apply(&row) {
+                let change = Move::new(row, after, shards.get(&session).copied().unwrap_or(0))?;
+                changed.entry(session).or_default().push(change.message());
+                changes.push(change);
+            }
+        }
+        let answer = |batch: &&ReceiptBatch| {
+            if alive.contains(&batch.worker) {
+                Ok(changed.remove(&batch.session).unwrap_or_default())
+            } else {
+                Err(StoreError::Fenced)
+            }
+        };
+        Ok((moves::write(now, &changes)?, batches.iter().map(answer).collect()))
+    }
 }

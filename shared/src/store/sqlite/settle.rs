@@ -2,73 +2,64 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures_util::future::BoxFuture;
-use sqlx::sqlite::SqliteConnection;
-
 use super::dialect;
 use super::moves::{self, Move, State, Stored};
-use super::sql::failed;
+use super::script::{Answers, Script};
+use super::transaction::Unit;
 use super::writer::later;
 use crate::ids::{MessageId, WorkerId};
 use crate::message::{Hold, MAX_CRASHES, MessageError, Status};
 use crate::ports::store::{Outcome, Result, Settled, Settlement, StoreError};
 use crate::time::Time;
 
+const STATES: &str =
+    concat!("SELECT ", state_columns!(), " FROM messages m WHERE m.id IN (SELECT unhex(value) FROM json_each($1))");
+
 /// Writes settlements. Two of one message don't come together.
-pub(super) fn write<'a>(
-    conn: &'a mut SqliteConnection,
-    now: Time,
-    settlements: &'a [&Settlement],
-) -> BoxFuture<'a, Result<Vec<Result<Settled>>>> {
-    Box::pin(settle(conn, now, settlements))
+impl Unit for &Settlement {
+    type Answer = Settled;
+    const METRIC: &'static str = "sanasr_settle_batch_size";
+
+    fn read(settlements: &[Self], _: Time) -> Result<Script> {
+        let messages = dialect::ids(settlements.iter().map(|s| s.message.0));
+        Ok(look_alive(Script::default(), settlements.iter().map(|s| s.worker)).then(STATES).bind(messages))
+    }
+
+    fn write(settlements: &[Self], now: Time, mut answers: Answers) -> Result<(Script, Vec<Result<Settled>>)> {
+        let alive = alive(&mut answers)?;
+        let mut rows: HashMap<MessageId, State> = answers.read()?.into_iter().map(|row: State| (row.id, row)).collect();
+        let mut answers = Vec::with_capacity(settlements.len());
+        let mut changes = Vec::new();
+        for settlement in settlements {
+            if !alive.contains(&settlement.worker) {
+                answers.push(Err(StoreError::Fenced));
+                continue;
+            }
+            let decided = rows.remove(&settlement.message).and_then(|row| Some((decide(&row, settlement, now)?, row)));
+            answers.push(Ok(match decided {
+                Some((after, before)) => {
+                    let status = after.status.0;
+                    changes.push(Move::new(before, after, settlement.shard)?);
+                    Settled::Done(status)
+                }
+                None => Settled::Refused,
+            }));
+        }
+        Ok((moves::write(now, &changes)?, answers))
+    }
 }
 
-async fn settle(conn: &mut SqliteConnection, now: Time, settlements: &[&Settlement]) -> Result<Vec<Result<Settled>>> {
-    let alive = alive(conn, settlements.iter().map(|s| s.worker)).await?;
-    let rows: Vec<State> = sqlx::query_as(concat!(
-        "SELECT ",
-        state_columns!(),
-        " FROM messages m WHERE m.id IN (SELECT unhex(value) FROM json_each($1))"
-    ))
-    .bind(dialect::ids(settlements.iter().map(|s| s.message.0)))
-    .fetch_all(&mut *conn)
-    .await
-    .map_err(failed)?;
-    let mut rows: HashMap<MessageId, State> = rows.into_iter().map(|row| (row.id, row)).collect();
-    let mut answers = Vec::with_capacity(settlements.len());
-    let mut changes = Vec::new();
-    for settlement in settlements {
-        if !alive.contains(&settlement.worker) {
-            answers.push(Err(StoreError::Fenced));
-            continue;
-        }
-        let decided = rows.remove(&settlement.message).and_then(|row| Some((decide(&row, settlement, now)?, row)));
-        answers.push(Ok(match decided {
-            Some((after, before)) => {
-                let status = after.status.0;
-                changes.push(Move::new(before, after, settlement.shard)?);
-                Settled::Done(status)
-            }
-            None => Settled::Refused,
-        }));
-    }
-    moves::write(conn, now, &changes).await?;
-    Ok(answers)
+const ALIVE: &str = "SELECT id FROM workers WHERE id IN (SELECT unhex(value) FROM json_each($1))";
+
+/// Asks which workers have a row.
+pub(super) fn look_alive(script: Script, workers: impl Iterator<Item = WorkerId>) -> Script {
+    let workers: HashSet<WorkerId> = workers.collect();
+    script.then(ALIVE).bind(dialect::ids(workers.into_iter().map(|id| id.0)))
 }
 
 /// Which workers have a row.
-pub(super) async fn alive(
-    conn: &mut SqliteConnection,
-    workers: impl Iterator<Item = WorkerId>,
-) -> Result<HashSet<WorkerId>> {
-    let workers: HashSet<WorkerId> = workers.collect();
-    let rows: Vec<(WorkerId,)> =
-        sqlx::query_as("SELECT id FROM workers WHERE id IN (SELECT unhex(value) FROM json_each($1))")
-            .bind(dialect::ids(workers.into_iter().map(|id| id.0)))
-            .fetch_all(conn)
-            .await
-            .map_err(failed)?;
-    Ok(rows.into_iter().map(|(id,)| id).collect())
+pub(super) fn alive(answers: &mut Answers) -> Result<HashSet<WorkerId>> {
+    Ok(answers.read()?.into_iter().map(|(id,): (WorkerId,)| id).collect())
 }
 
 /// What a settlement makes of a message; `None` if it is refused.

@@ -251,6 +251,48 @@ async fn twins_at_once_are_one_message_and_poison_stands_alone() {
     assert_eq!(bench.used().await, 8);
 }
 
+/// What is asked at once is written in one transaction, of a part for each kind.
+#[tokio::test]
+async fn a_part_that_fails_leaves_the_others() {
+    let bench = Bench::new(None).await;
+    let first = bench.accepted("+15551230001").await;
+    bench.pull(1).await;
+    let poison = NewMessage { whatsapp_id: first.whatsapp_id.clone(), ..bench.message("+15551230002") };
+    let good: Vec<NewMessage> = (3..6).map(|n| bench.message(&format!("+1555123000{n}"))).collect();
+    let new = |username: &str| NewUser {
+        username: username.to_owned(),
+        password_hash: "x".to_owned(),
+        is_staff: false,
+        max_messages_per_day: None,
+    };
+    let (taken, free) = (new("ada"), new("grace"));
+    let (settled, one, bad, two, three, refused, made, pulled) = tokio::join!(
+        bench.settle(first.id, 1, Outcome::Sent),
+        bench.accept(vec![good[0].clone()], None),
+        bench.accept(vec![poison.clone()], None),
+        bench.accept(vec![good[1].clone()], None),
+        bench.accept(vec![good[2].clone()], None),
+        bench.store.create_user(&taken, BridgeKind::Simulator),
+        bench.store.create_user(&free, BridgeKind::Simulator),
+        bench.pull(9),
+    );
+    assert_eq!(settled, Settled::Done(Status::Sent));
+    assert!(matches!(bad[..], [AcceptOutcome::Invalid(_)]), "{bad:?}");
+    for accepted in [one, two, three] {
+        assert!(matches!(accepted[..], [AcceptOutcome::Accepted { .. }]), "{accepted:?}");
+    }
+    assert!(matches!(refused, Err(StoreError::Taken(_))) && made.is_ok());
+    assert!(pulled.messages.iter().map(|m| m.id).eq(good.iter().map(|m| m.id)), "{pulled:?}");
+    assert_eq!((bench.used().await, bench.usage().await.messages_sent), (4, 1));
+
+    // Alone, and as the first part of several.
+    assert!(bench.store.create_user(&taken, BridgeKind::Simulator).await.is_err());
+    assert_eq!(bench.settle(good[0].id, 1, Outcome::Released).await, Settled::Done(Status::Accepted));
+    let (bad, pulled) = tokio::join!(bench.accept(vec![poison], None), bench.pull(9));
+    assert!(matches!(bad[..], [AcceptOutcome::Invalid(_)]), "{bad:?}");
+    assert_eq!((pulled.messages.len(), bench.used().await), (1, 4));
+}
+
 #[tokio::test]
 async fn what_is_not_sent_waits_or_gives_its_unit_back() {
     let bench = Bench::new(None).await;
@@ -431,6 +473,7 @@ async fn hot_statements_use_their_indexes() {
         (accept::LOOK_KEYS, "SEARCH k USING PRIMARY KEY (user_id=? AND key=?)"),
         (receipts::MATCH, "SEARCH m USING INDEX messages_whatsapp_id (session_id=? AND whatsapp_id=?)"),
     ] {
+        assert!(!text.contains("LIMIT $"), "prepared anew each time: {text}");
         let explain = format!("EXPLAIN QUERY PLAN {text}");
         let plan: Vec<String> = sqlx::query(sqlx::AssertSqlSafe(explain))
             .fetch_all(&mut conn)
