@@ -115,6 +115,8 @@ pub(crate) struct Puller {
     freed: HashMap<Recipient, Cause>,
     /// Beyond this place, and behind the front, nothing waits for an earlier message: what ends there frees nobody.
     waiting: i64,
+    /// Messages that have ended while a look is under way, whose answer may know of others behind them.
+    meanwhile: Option<Vec<(Recipient, i64)>>,
     round: Option<Round>,
     round_after: Instant,
     /// Recipients whose next message waits, and until when.
@@ -134,6 +136,7 @@ impl Puller {
             fresh: Some(Cause::TakeOver),
             freed: HashMap::new(),
             waiting: 0,
+            meanwhile: None,
             round: None,
             round_after: now,
             due: BinaryHeap::new(),
@@ -149,7 +152,9 @@ impl Puller {
 
     /// The message at `seq` to that recipient has ended: the next one may be free.
     pub(crate) fn ended(&mut self, recipient: &Recipient, seq: i64) {
-        if seq < self.waiting {
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.push((recipient.clone(), seq));
+        } else if seq < self.waiting {
             self.freed.entry(recipient.clone()).or_insert(Cause::Place);
         }
     }
@@ -206,6 +211,7 @@ impl Puller {
         let freed: Vec<_> = asked.iter().filter_map(|recipient| self.freed.remove_entry(recipient)).collect();
         let cause = freed.first().map(|(_, cause)| *cause);
         let look = |from_seq: i64, scan, cause, kind| Look { from_seq, low, scan, cause, freed, kind, begun: now };
+        self.meanwhile = Some(Vec::new());
         if self.round_is_due(now)
             && let Some(round) = &mut self.round
         {
@@ -229,7 +235,7 @@ impl Puller {
     }
 
     /// The look found this, with `places` to fill. `true` if it left places free, and nothing is left to look for now.
-    pub(crate) fn done(&mut self, look: Look, pulled: &Pulled, places: u32, now: Instant) -> bool {
+    pub(crate) fn done(&mut self, mut look: Look, pulled: &Pulled, places: u32, now: Instant) -> bool {
         let filled = pulled.messages.len() >= places as usize;
         if let Some(at) = pulled.next_due {
             let at = now + at.since(pulled.now) + Duration::from_millis(1);
@@ -240,16 +246,28 @@ impl Puller {
         if filled {
             // Whoever wasn't reached is asked for again.
             let reached: HashSet<_> = pulled.messages.iter().map(|message| &message.recipient).collect();
-            self.freed.extend(look.freed.into_iter().filter(|(recipient, _)| !reached.contains(recipient)));
+            self.freed.extend(look.freed.drain(..).filter(|(recipient, _)| !reached.contains(recipient)));
         }
-        if matches!(look.kind, Kind::Freed) {
-            return !filled && self.fresh.is_none();
+        if !matches!(look.kind, Kind::Freed) {
+            let seen = pulled.waiting.unwrap_or(0);
+            self.waiting = match pulled.next_seq {
+                None => seen.max(self.waiting.min(look.from_seq - 1)),
+                Some(_) => seen.max(self.waiting),
+            };
+            self.scanned(look, pulled, now);
         }
-        let seen = pulled.waiting.unwrap_or(0);
-        self.waiting = match pulled.next_seq {
-            None => seen.max(self.waiting.min(look.from_seq - 1)),
-            Some(_) => seen.max(self.waiting),
-        };
+        self.answered();
+        !filled && self.fresh.is_none() && self.freed.is_empty()
+    }
+
+    /// The answer of the look under way is here.
+    fn answered(&mut self) {
+        for (recipient, seq) in self.meanwhile.take().unwrap_or_default() {
+            self.ended(&recipient, seq);
+        }
+    }
+
+    fn scanned(&mut self, look: Look, pulled: &Pulled, now: Instant) {
         // What was scanned without a break up to here is behind the front now.
         let last = pulled.messages.iter().map(|message| message.seq).max();
         let reached = pulled.next_seq.unwrap_or_else(|| last.max(pulled.waiting).map_or(0, |seq| seq + 1));
@@ -271,7 +289,6 @@ impl Puller {
                 self.round_done(look.low, look.from_seq, look.begun, pulled, met_front, now);
             }
         }
-        pulled.next_seq.is_none() && !filled
     }
 
     /// The store says that nothing may be claimed for the session now.
@@ -290,6 +307,7 @@ impl Puller {
             }
             Kind::Round(fresh) => self.fresh = self.fresh.or(fresh),
         }
+        self.answered();
     }
 
     fn round_done(&mut self, low: i64, from: i64, begun: Instant, pulled: &Pulled, met_front: bool, now: Instant) {

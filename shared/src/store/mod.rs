@@ -3,7 +3,13 @@
 pub mod postgres;
 pub mod sqlite;
 
+use std::time::Duration;
+
 use crate::ports::store::StoreError;
+
+/// The shortest time from one write of receipts to the next. Nobody waits for them, and each message has several: at a few
+/// hundred messages a second they would cost more than sending.
+pub(crate) const RECEIPTS_EVERY: Duration = Duration::from_millis(10);
 
 /// What an error code of a database means to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -130,6 +130,8 @@ struct Actor {
     puller: Puller,
     places: u32,
     sending: Vec<Outgoing>,
+    /// A look whose answer is on its way.
+    asked: Option<(Look, Pulled, u32)>,
     pulls: usize,
 }
 
@@ -137,22 +139,34 @@ impl Actor {
     fn new(scan: usize, places: u32) -> Self {
         let model = Model::new(scan);
         let puller = Puller::new(model.now);
-        Self { model, puller, places, sending: Vec::new(), pulls: 0 }
+        Self { model, puller, places, sending: Vec::new(), asked: None, pulls: 0 }
     }
 
     fn free(&self) -> u32 {
         self.places - u32::try_from(self.sending.len()).expect("small")
     }
 
-    /// Takes one look, if one is wanted.
+    /// Takes one look, if one is wanted or under way.
     fn look(&mut self) -> bool {
-        if self.free() == 0 {
-            return false;
+        self.ask();
+        self.answer()
+    }
+
+    /// Begins a look, if one is wanted and none is under way: what it finds is as things stand now.
+    fn ask(&mut self) {
+        if self.asked.is_some() || self.free() == 0 {
+            return;
         }
-        let Some(look) = self.puller.next(self.model.now) else { return false };
+        let Some(look) = self.puller.next(self.model.now) else { return };
         self.pulls += 1;
         let places = self.free();
         let pulled = self.model.pull(&look, places);
+        self.asked = Some((look, pulled, places));
+    }
+
+    /// Hears of the look under way.
+    fn answer(&mut self) -> bool {
+        let Some((look, pulled, places)) = self.asked.take() else { return false };
         self.puller.done(look, &pulled, places, self.model.now);
         self.sending.extend(pulled.messages);
         true
@@ -203,6 +217,8 @@ enum Step {
     /// Somebody cancels a waiting message; nobody tells the actor.
     Cancel(prop::sample::Index),
     Look,
+    /// What comes before the next look happens while this one is under way.
+    Ask,
     Pass(u64),
     Interval,
 }
@@ -215,6 +231,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (index(), 1_u64..5_000).prop_map(|(at, ms)| Step::Wait(at, ms)),
         1 => index().prop_map(Step::Cancel),
         6 => Just(Step::Look),
+        4 => Just(Step::Ask),
         2 => (1_u64..40_000).prop_map(Step::Pass),
         1 => Just(Step::Interval),
     ]
@@ -247,6 +264,7 @@ proptest! {
                 Step::Look => {
                     actor.look();
                 }
+                Step::Ask => actor.ask(),
                 Step::Pass(ms) => actor.model.now += Duration::from_millis(ms),
                 Step::Interval => actor.puller.interval(),
                 Step::End(_) | Step::Wait(..) | Step::Cancel(_) => {}
@@ -273,13 +291,17 @@ proptest! {
 
     /// Without any interval: rings and ends alone find everything, as long as nobody else interferes.
     #[test]
-    fn rings_and_ends_suffice(scan in 1_usize..12, places in 1_u32..6, recipients in prop::collection::vec(0_u32..6, 1..150)) {
+    fn rings_and_ends_suffice(scan in 1_usize..12, places in 1_u32..6, recipients in prop::collection::vec(0_u32..6, 1..150), ends_meanwhile: bool) {
         let mut actor = Actor::new(scan, places);
         let count = recipients.len();
         for chunk in recipients.chunks(7) {
             chunk.iter().for_each(|r| actor.model.accept(*r));
             actor.puller.ring();
-            actor.look();
+            actor.ask();
+            if ends_meanwhile && !actor.sending.is_empty() {
+                actor.end(0);
+            }
+            actor.answer();
         }
         for _ in 0..=count {
             actor.settle_down();

@@ -38,6 +38,7 @@ use crate::ports::store::{
     SessionCommand, SessionReport, Sessions, Settled, Settlement, Store, StoreError, Swept, Working,
 };
 use crate::session::{BridgeKind, Pace, Session};
+use crate::store::RECEIPTS_EVERY;
 use crate::time::{Day, Time, millis};
 use crate::usage::{Quota, UsageStats};
 use crate::user::{KeyOwner, NewUser, User};
@@ -53,9 +54,6 @@ const ACCEPT_WAITING_MAX: usize = 4_096;
 const WORK_WAITING_MAX: usize = 4_096;
 /// Pulls, settlements or receipt batches in one statement, at most.
 const WORK_BATCH_MAX: usize = 512;
-/// The shortest time from one write of receipts to the next. Nobody waits for them, and each message has several: at a few
-/// hundred messages a second they would cost more than sending.
-const RECEIPTS_EVERY: Duration = Duration::from_millis(10);
 /// Committers of accepts in a process: while one waits for the disk, the other gathers.
 const ACCEPT_COMMITTERS: usize = 2;
 /// How long a call waits for a connection of the pool.

@@ -117,7 +117,15 @@ pub async fn open(path: &Path, on_accept: AcceptHook) -> Result<Arc<dyn Store>> 
     let (receiving, receipts) = ringing_group(share::OTHERS_WAITING, share::RECEIPTS, ring());
     let (writing, jobs) = ringing_group(share::OTHERS_WAITING, share::JOBS, ring());
     let work = Work { accepts, pulls, settlements, receipts, jobs };
-    let writer = Writer { options, conn: Some(conn), work, control: Arc::clone(&control), on_accept, last };
+    let writer = Writer {
+        options,
+        conn: Some(conn),
+        work,
+        control: Arc::clone(&control),
+        on_accept,
+        last,
+        receipts_at: tokio::time::Instant::now(),
+    };
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
         .test_before_acquire(false)

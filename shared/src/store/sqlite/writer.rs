@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::sql::failed;
 use super::transaction::Transaction;
@@ -21,6 +22,7 @@ use crate::ports::store::{
     AcceptHook, AcceptOutcome, AcceptRequest, PullRequest, Pulled, ReceiptBatch, Result, Settled, Settlement,
     StoreError,
 };
+use crate::store::RECEIPTS_EVERY;
 use crate::time::{Time, millis};
 
 /// A write that has no kind of its own.
@@ -74,6 +76,8 @@ pub(super) struct Writer {
     pub(super) control: Arc<Control>,
     pub(super) on_accept: AcceptHook,
     pub(super) last: Time,
+    /// When receipts are written again.
+    pub(super) receipts_at: Instant,
 }
 
 /// How far the system's clock may be set back without our following it: a transaction's time must not fall below the one
@@ -89,6 +93,12 @@ impl Writer {
                 self.write(batch).await;
             } else if self.control.closing.load(Ordering::Acquire) {
                 break;
+            } else if self.receipts_at > Instant::now() {
+                let receipts = tokio::time::sleep_until(self.receipts_at);
+                tokio::select! {
+                    () = self.control.bell.notified() => {}
+                    () = receipts => {}
+                }
             } else {
                 self.control.bell.notified().await;
             }
@@ -100,12 +110,18 @@ impl Writer {
         }
     }
 
-    fn gather(&self) -> Batch {
+    fn gather(&mut self) -> Batch {
+        let now = Instant::now();
+        let pause = now < self.receipts_at && !self.control.closing.load(Ordering::Acquire);
+        let receipts = if pause { Vec::new() } else { self.work.receipts.waiting() };
+        if !receipts.is_empty() {
+            self.receipts_at = now + RECEIPTS_EVERY;
+        }
         Batch {
             accepts: self.work.accepts.waiting(),
             pulls: self.work.pulls.waiting(),
             settlements: self.work.settlements.waiting(),
-            receipts: self.work.receipts.waiting(),
+            receipts,
             jobs: self.work.jobs.waiting(),
         }
     }
