@@ -65,7 +65,7 @@ mod share {
     /// Requests to accept; more are refused.
     pub(super) const ACCEPTS_WAITING: usize = 8_192;
     /// Messages.
-    pub(super) const ACCEPTS: usize = 256;
+    pub(super) const ACCEPTS: usize = 64;
     /// Of everything else, which is bounded by its callers.
     pub(super) const OTHERS_WAITING: usize = 4_096;
     /// Sessions.
@@ -98,6 +98,7 @@ pub async fn open(path: &Path, on_accept: AcceptHook) -> Result<Arc<dyn Store>> 
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("cache_size", "-65536")
+        .pragma("temp_store", "memory")
         .pragma("wal_autocheckpoint", "4000")
         .pragma("journal_size_limit", "67108864")
         // What is written together is one text, in as many variants as there are that occur.
