@@ -129,7 +129,7 @@ CREATE TABLE messages (
     autovacuum_vacuum_insert_scale_factor = 0.05,
     autovacuum_analyze_scale_factor = 0.02
 );
-CREATE UNIQUE INDEX messages_whatsapp_id ON messages (session_id, whatsapp_id);
+CREATE UNIQUE INDEX messages_whatsapp_id ON messages (whatsapp_id, session_id);
 CREATE INDEX messages_list ON messages (user_id, id);
 CREATE INDEX messages_reference ON messages (user_id, reference, id) WHERE reference IS NOT NULL;
 CREATE INDEX messages_open_recipient ON messages (session_id, recipient, seq) WHERE open;

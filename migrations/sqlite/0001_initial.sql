@@ -117,7 +117,7 @@ CREATE TABLE messages (
     error            TEXT,
     CHECK (open = (status IN (1, 2)))
 ) STRICT;
-CREATE UNIQUE INDEX messages_whatsapp_id ON messages (session_id, whatsapp_id);
+CREATE UNIQUE INDEX messages_whatsapp_id ON messages (whatsapp_id, session_id);
 CREATE INDEX messages_list ON messages (user_id, id);
 CREATE INDEX messages_reference ON messages (user_id, reference, id) WHERE reference IS NOT NULL;
 CREATE INDEX messages_open_recipient ON messages (session_id, recipient, seq) WHERE open;

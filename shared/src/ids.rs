@@ -1,6 +1,9 @@
 //! Identifiers, one type each, so that they can't be mixed up.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -73,9 +76,16 @@ integer_id!(
 
 /// The id a message has at WhatsApp. It is made with the message and never changes, so that a resend is the same message
 /// to WhatsApp. Form: `3EB0` and 18 hex digits, as WhatsApp's own web client makes them.
+///
+/// Of the 72 random bits the first 24 stay the same for a quarter of a second, so that the ids of messages that are accepted
+/// together stand together in the database's index: ids all over it would cost each message a page of its own.
 pub fn new_whatsapp_id() -> String {
-    let random: u128 = rand::random();
-    format!("3EB0{:018X}", random & ((1 << 72) - 1))
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    const TICK_MS: u128 = 256;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let tick = KEY.hash_one(now.as_millis() / TICK_MS) & ((1 << 24) - 1);
+    let random = rand::random::<u64>() & ((1 << 48) - 1);
+    format!("3EB0{tick:06X}{random:012X}")
 }
 
 #[cfg(test)]

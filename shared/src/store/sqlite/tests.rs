@@ -471,7 +471,7 @@ async fn hot_statements_use_their_indexes() {
         (moves::MOVE, "SEARCH messages USING INTEGER PRIMARY KEY"),
         (accept::LOOK, "SEARCH m USING INDEX sqlite_autoindex_messages_1 (id=?)"),
         (accept::LOOK_KEYS, "SEARCH k USING PRIMARY KEY (user_id=? AND key=?)"),
-        (receipts::MATCH, "SEARCH m USING INDEX messages_whatsapp_id (session_id=? AND whatsapp_id=?)"),
+        (receipts::MATCH, "SEARCH m USING INDEX messages_whatsapp_id (whatsapp_id=? AND session_id=?)"),
     ] {
         assert!(!text.contains("LIMIT $"), "prepared anew each time: {text}");
         let explain = format!("EXPLAIN QUERY PLAN {text}");
