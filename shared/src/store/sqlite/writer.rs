@@ -88,12 +88,14 @@ impl Writer {
     /// Runs until it is told to close.
     pub(super) async fn run(mut self) {
         loop {
-            let batch = self.gather();
+            // Before it gathers: what came before the closing is written.
+            let closing = self.control.closing.load(Ordering::Acquire);
+            let (batch, paused) = self.gather(closing);
             if batch.requests() > 0 {
                 self.write(batch).await;
-            } else if self.control.closing.load(Ordering::Acquire) {
+            } else if closing {
                 break;
-            } else if self.receipts_at > Instant::now() {
+            } else if paused {
                 let receipts = tokio::time::sleep_until(self.receipts_at);
                 tokio::select! {
                     () = self.control.bell.notified() => {}
@@ -110,20 +112,22 @@ impl Writer {
         }
     }
 
-    fn gather(&mut self) -> Batch {
+    /// What waits, and whether receipts may wait that it leaves out: then nobody rings for them again.
+    fn gather(&mut self, closing: bool) -> (Batch, bool) {
         let now = Instant::now();
-        let pause = now < self.receipts_at && !self.control.closing.load(Ordering::Acquire);
-        let receipts = if pause { Vec::new() } else { self.work.receipts.waiting() };
+        let paused = now < self.receipts_at && !closing;
+        let receipts = if paused { Vec::new() } else { self.work.receipts.waiting() };
         if !receipts.is_empty() {
             self.receipts_at = now + RECEIPTS_EVERY;
         }
-        Batch {
+        let batch = Batch {
             accepts: self.work.accepts.waiting(),
             pulls: self.work.pulls.waiting(),
             settlements: self.work.settlements.waiting(),
             receipts,
             jobs: self.work.jobs.waiting(),
-        }
+        };
+        (batch, paused)
     }
 
     fn now(&mut self) -> Time {
