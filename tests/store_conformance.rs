@@ -76,6 +76,13 @@ struct Distributed {
     database: Database,
 }
 
+impl Distributed {
+    /// A connection beside the store's.
+    async fn connect(&self) -> PgConnection {
+        PgConnection::connect(self.database.url()).await.expect("a connection")
+    }
+}
+
 async fn postgres_world() -> Distributed {
     let database = Database::create(&Kind::Postgres.shared()).await;
     postgres::migrate(database.url()).await.expect("a schema");
@@ -97,13 +104,11 @@ impl World for Distributed {
     }
 
     async fn numbers(&self, query: &'static str) -> Vec<i64> {
-        let mut connection = PgConnection::connect(self.database.url()).await.expect("a connection");
-        sqlx::query_scalar(query).fetch_all(&mut connection).await.expect("numbers")
+        sqlx::query_scalar(query).fetch_all(&mut self.connect().await).await.expect("numbers")
     }
 
     async fn alter(&self, statement: &'static str) {
-        let mut connection = PgConnection::connect(self.database.url()).await.expect("a connection");
-        sqlx::query(statement).execute(&mut connection).await.expect("a change");
+        sqlx::query(statement).execute(&mut self.connect().await).await.expect("a change");
     }
 }
 

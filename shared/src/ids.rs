@@ -3,10 +3,11 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::time::Time;
 
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -81,9 +82,8 @@ integer_id!(
 /// together stand together in the database's index: ids all over it would cost each message a page of its own.
 pub fn new_whatsapp_id() -> String {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    const TICK_MS: u128 = 256;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let tick = KEY.hash_one(now.as_millis() / TICK_MS) & ((1 << 24) - 1);
+    const TICK_MS: i64 = 256;
+    let tick = KEY.hash_one(Time::now().0 / TICK_MS) & ((1 << 24) - 1);
     let random = rand::random::<u64>() & ((1 << 48) - 1);
     format!("3EB0{tick:06X}{random:012X}")
 }

@@ -65,15 +65,19 @@ impl Cause {
 pub(crate) struct Look {
     pub(crate) from_seq: i64,
     pub(crate) low: i64,
-    /// Rows to scan, at most.
-    pub(crate) scan: u32,
     pub(crate) cause: Cause,
     freed: Vec<(Recipient, Cause)>,
-    kind: Kind,
+    /// What is scanned, if anything.
+    part: Option<Part>,
     begun: Instant,
 }
 
 impl Look {
+    /// Rows to scan, at most.
+    pub(crate) const fn scan(&self) -> u32 {
+        if self.part.is_some() { SCAN } else { 0 }
+    }
+
     /// The recipients to ask for.
     pub(crate) fn recipients(&self) -> Vec<Recipient> {
         self.freed.iter().map(|(recipient, _)| recipient.clone()).collect()
@@ -81,9 +85,7 @@ impl Look {
 }
 
 #[derive(Debug)]
-enum Kind {
-    /// No scan.
-    Freed,
+enum Part {
     Front,
     /// The ring that it answers, too, if it comes to the end.
     Round(Option<Cause>),
@@ -210,18 +212,19 @@ impl Puller {
         let asked: Vec<_> = self.freed.keys().take(FREED_MAX).cloned().collect();
         let freed: Vec<_> = asked.iter().filter_map(|recipient| self.freed.remove_entry(recipient)).collect();
         let cause = freed.first().map(|(_, cause)| *cause);
-        let look = |from_seq: i64, scan, cause, kind| Look { from_seq, low, scan, cause, freed, kind, begun: now };
+        let look = |from_seq: i64, cause, part| Look { from_seq, low, cause, freed, part, begun: now };
         self.meanwhile = Some(Vec::new());
         if self.round_is_due(now)
             && let Some(round) = &mut self.round
         {
             round.begun = true;
-            return Some(look(round.at.unwrap_or(low).max(low), SCAN, round.cause, Kind::Round(self.fresh.take())));
+            let part = Part::Round(self.fresh.take());
+            return Some(look(round.at.unwrap_or(low).max(low), round.cause, Some(part)));
         }
         if let Some(cause) = self.fresh.take() {
-            return Some(look(self.front.max(low), SCAN, cause, Kind::Front));
+            return Some(look(self.front.max(low), cause, Some(Part::Front)));
         }
-        cause.map(|cause| look(low, 0, cause, Kind::Freed))
+        cause.map(|cause| look(low, cause, None))
     }
 
     /// When to ask for a look again, if nothing happens meanwhile.
@@ -248,13 +251,8 @@ impl Puller {
             let reached: HashSet<_> = pulled.messages.iter().map(|message| &message.recipient).collect();
             self.freed.extend(look.freed.drain(..).filter(|(recipient, _)| !reached.contains(recipient)));
         }
-        if !matches!(look.kind, Kind::Freed) {
-            let seen = pulled.waiting.unwrap_or(0);
-            self.waiting = match pulled.next_seq {
-                None => seen.max(self.waiting.min(look.from_seq - 1)),
-                Some(_) => seen.max(self.waiting),
-            };
-            self.scanned(look, pulled, now);
+        if let Some(part) = look.part.take() {
+            self.scanned(&look, part, pulled, now);
         }
         self.answered();
         !filled && self.fresh.is_none() && self.freed.is_empty()
@@ -267,7 +265,12 @@ impl Puller {
         }
     }
 
-    fn scanned(&mut self, look: Look, pulled: &Pulled, now: Instant) {
+    fn scanned(&mut self, look: &Look, part: Part, pulled: &Pulled, now: Instant) {
+        let seen = pulled.waiting.unwrap_or(0);
+        self.waiting = match pulled.next_seq {
+            None => seen.max(self.waiting.min(look.from_seq - 1)),
+            Some(_) => seen.max(self.waiting),
+        };
         // What was scanned without a break up to here is behind the front now.
         let last = pulled.messages.iter().map(|message| message.seq).max();
         let reached = pulled.next_seq.unwrap_or_else(|| last.max(pulled.waiting).map_or(0, |seq| seq + 1));
@@ -275,14 +278,13 @@ impl Puller {
         if look.from_seq <= self.front {
             self.front = self.front.max(reached);
         }
-        match look.kind {
-            Kind::Freed => {}
-            Kind::Front => {
+        match part {
+            Part::Front => {
                 if pulled.next_seq.is_some() {
                     self.fresh.get_or_insert(look.cause);
                 }
             }
-            Kind::Round(fresh) => {
+            Part::Round(fresh) => {
                 if pulled.next_seq.is_some() {
                     self.fresh = self.fresh.or(fresh);
                 }
@@ -300,12 +302,12 @@ impl Puller {
     /// The look came to nothing: it must be taken again.
     pub(crate) fn failed(&mut self, look: Look) {
         self.freed.extend(look.freed);
-        match look.kind {
-            Kind::Freed => {}
-            Kind::Front => {
+        match look.part {
+            None => {}
+            Some(Part::Front) => {
                 self.fresh.get_or_insert(look.cause);
             }
-            Kind::Round(fresh) => self.fresh = self.fresh.or(fresh),
+            Some(Part::Round(fresh)) => self.fresh = self.fresh.or(fresh),
         }
         self.answered();
     }

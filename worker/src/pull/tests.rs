@@ -54,11 +54,11 @@ impl Model {
     fn pull(&mut self, look: &Look, places: u32) -> Pulled {
         let mut pulled = Pulled { now: self.time(self.now), ready: true, ..Pulled::default() };
         let seq = |at: usize| i64::try_from(at).expect("small") + 1;
-        let limit = self.scan.min(look.scan as usize);
+        let limit = self.scan.min(look.scan() as usize);
         let open = |at: &usize| self.rows[*at].state != State::Ended;
         let from = usize::try_from(look.from_seq - 1).unwrap_or(0);
         let mut scanned: Vec<usize> = (from..self.rows.len()).filter(open).collect();
-        assert!(scanned.iter().all(|at| look.scan == 0 || seq(*at) >= look.low), "an unfinished row below the bound");
+        assert!(scanned.iter().all(|at| look.scan() == 0 || seq(*at) >= look.low), "an unfinished row below the bound");
         if scanned.len() >= limit {
             scanned.truncate(limit);
             pulled.next_seq = Some(scanned.last().map_or(look.from_seq, |at| seq(*at) + 1));

@@ -359,7 +359,7 @@ impl<'a> Actor<'a> {
             places,
             from_seq: look.from_seq,
             low: look.low,
-            scan: look.scan,
+            scan: look.scan(),
             recipients: look.recipients(),
         };
         let store = Arc::clone(&self.life.store);

@@ -6,6 +6,7 @@ use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::error;
+use super::sql::messages::first_id_at;
 use crate::ids::{MessageId, SessionId};
 use crate::message::MessageError;
 use crate::ports::store::{AcceptedJob, Backlog, Result, Retention, SWEEP_CHUNK, Swept};
@@ -245,7 +246,7 @@ pub(super) async fn retire(connection: &mut PgConnection, retention: &Retention)
     .await?;
     more |= retire_events(connection, now, now.0 - millis(retention.events)).await?;
     if let Some(keep) = retention.messages {
-        more |= retire_messages(connection, now.0 - millis(keep)).await?;
+        more |= retire_messages(connection, Time(now.0 - millis(keep))).await?;
     }
     Ok(more)
 }
@@ -317,13 +318,12 @@ async fn retire_events(connection: &mut PgConnection, now: Time, before: i64) ->
 }
 
 /// Ids sort by time, so the oldest messages are the first of the primary key.
-async fn retire_messages(connection: &mut PgConnection, before: i64) -> Result<bool> {
-    let bound = Uuid::from_u128(u128::from(u64::try_from(before).unwrap_or(0)) << 80);
+async fn retire_messages(connection: &mut PgConnection, before: Time) -> Result<bool> {
     let done = sqlx::query(
         "DELETE FROM messages WHERE id = ANY(ARRAY(
              SELECT id FROM messages WHERE id < $1 AND NOT open AND status > 2 ORDER BY id LIMIT $2))",
     )
-    .bind(bound)
+    .bind(first_id_at(before))
     .bind(SWEEP_CHUNK)
     .execute(connection)
     .await

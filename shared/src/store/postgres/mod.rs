@@ -169,7 +169,7 @@ impl Postgres {
         committers.spawn(serve(settlements, committer, settle::together, Duration::ZERO, "sanasr_settle_batch_size"));
         let (receipts, gathered) = batches();
         let committer = Committer::new(receipts::Receipts, options);
-        committers.spawn(serve(gathered, committer, receipts::together, RECEIPTS_EVERY, "sanasr_receipts_batch_size"));
+        committers.spawn(serve(gathered, committer, receipts::together, RECEIPTS_EVERY, "sanasr_receipt_batch_size"));
         Ok(Arc::new(Self {
             pool,
             deployment,

@@ -83,7 +83,7 @@ WITH want AS MATERIALIZED (
         LIMIT r.places
     ) c
 ), seen AS MATERIALIZED (
-    SELECT r.s, r.places, r.scan, f.found, f.last, t.rows, t.first, t.last AS scanned, t.next_due, t.waiting
+    SELECT r.s, r.from_seq, r.places, r.scan, f.found, f.last, t.rows, t.first, t.last AS scanned, t.next_due, t.waiting
     FROM ready r
     CROSS JOIN LATERAL (SELECT count(*) AS found, max(l.seq) AS last FROM look l WHERE l.s = r.s) f
     CROSS JOIN LATERAL (
@@ -126,7 +126,8 @@ WITH want AS MATERIALIZED (
     INSERT INTO events (at, user_id, session_id, message_id, status)
     SELECT now_ms(), user_id, session_id, id, 2 FROM claimed WHERE was = 1
 )
-SELECT now_ms() AS now, s.s AS ready, s.found, s.last, s.rows, s.first, s.scanned, s.next_due, s.waiting, s.places, s.scan,
+SELECT now_ms() AS now, s.s AS ready, s.found, s.last, s.rows, s.first, s.scanned, s.next_due, s.waiting, s.from_seq,
+       s.places, s.scan,
        c.id, c.seq, c.recipient, c.whatsapp_id, c.type AS kind, c.content, c.attempts, c.unknown_attempts, c.crashes,
        c.created_at, c.expires_at, c.request_id,
        (SELECT q.whatsapp_id FROM messages q WHERE q.id = c.reply_to) AS quoted
@@ -147,6 +148,7 @@ struct Row {
     next_due: Option<i64>,
     waiting: Option<i64>,
     first: Option<i64>,
+    from_seq: Option<i64>,
     places: Option<i64>,
     scan: Option<i64>,
     id: Option<MessageId>,
@@ -188,8 +190,9 @@ impl Row {
         })
     }
 
-    /// Where to go on, if the look from `from_seq` ended before the session's last row.
-    fn next_seq(&self, from_seq: i64) -> Option<i64> {
+    /// Where to go on, if the look ended before the session's last row.
+    fn next_seq(&self) -> Option<i64> {
+        let from_seq = self.from_seq?;
         if self.rows? >= self.scan? {
             return Some(self.scanned.map_or(from_seq, |scanned| scanned + 1));
         }
@@ -232,13 +235,12 @@ fn answers(items: &[&PullRequest], rows: Vec<Row>) -> Vec<Result<Pulled, StoreEr
     let Some(now) = rows.first().map(|row| Time(row.now)) else {
         return items.iter().map(|_| Err(StoreError::Fenced)).collect();
     };
-    let from: HashMap<Uuid, i64> = items.iter().map(|item| (item.session.0, item.from_seq)).collect();
     let mut sessions: HashMap<Uuid, Pulled> = HashMap::new();
     for row in rows {
         let Some(session) = row.ready else { continue };
         let pulled = sessions.entry(session).or_insert_with(|| Pulled {
             messages: Vec::new(),
-            next_seq: row.next_seq(from.get(&session).copied().unwrap_or_default()),
+            next_seq: row.next_seq(),
             first_seq: row.first,
             next_due: row.next_due.map(Time),
             waiting: row.waiting,

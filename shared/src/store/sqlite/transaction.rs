@@ -104,16 +104,10 @@ impl<'w> Transaction<'w> {
 
     /// Writes in parts: what frees places first, then what fills them.
     pub(super) async fn write(&mut self, batch: Batch) {
-        let units: Vec<&Settlement> = batch.settlements.iter().map(|p| &p.request).collect();
-        let rounds = ordinals(units.iter().map(|s| Some(s.message)));
-        let settlements = Plan::new(units, &rounds);
-        let units: Vec<&ReceiptBatch> = batch.receipts.iter().map(|p| &p.request).collect();
-        let rounds = ordinals(units.iter().map(|r| Some(r.session)));
-        let receipts = Plan::new(units, &rounds);
+        let settlements = plan(&batch.settlements, |settlement: &Settlement| settlement.message);
+        let receipts = plan(&batch.receipts, |receipts: &ReceiptBatch| receipts.session);
         let accepts = plan_accepts(&batch.accepts);
-        let units: Vec<&PullRequest> = batch.pulls.iter().map(|p| &p.request).collect();
-        let rounds = ordinals(units.iter().map(|p| Some(p.session)));
-        let pulls = Plan::new(units, &rounds);
+        let pulls = plan(&batch.pulls, |pull: &PullRequest| pull.session);
         self.left =
             settlements.parts.len() + receipts.parts.len() + accepts.parts.len() + batch.jobs.len() + pulls.parts.len();
 
@@ -287,6 +281,15 @@ impl<'w> Transaction<'w> {
             Stopped::After(error) => commit_error(error),
         })
     }
+}
+
+/// Requests with the same key go one after the other.
+fn plan<Req, Resp, K: Eq + Hash>(batch: &[Pending<Req, Resp>], key: impl Fn(&Req) -> K) -> Plan<&Req>
+where
+    for<'r> &'r Req: Unit,
+{
+    let rounds = ordinals(batch.iter().map(|pending| Some(key(&pending.request))));
+    Plan::new(batch.iter().map(|pending| &pending.request).collect(), &rounds)
 }
 
 /// Requests with the same idempotency key go one after the other; an item that can't be stored stands alone.
