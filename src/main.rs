@@ -15,8 +15,8 @@ use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sanasr_shared::settings::{
-    AcceptSettings, AdminSettings, HttpSettings, LogSettings, ServiceSettings, SimulatorSettings, StoreSettings,
-    WorkerSettings,
+    AcceptSettings, AdminSettings, HttpSettings, LogSettings, MediaSettings, ServiceSettings, SimulatorSettings,
+    StoreSettings, TokenSettings, WorkerSettings,
 };
 
 /// A queue-driven WhatsApp message dispatch service.
@@ -63,6 +63,10 @@ struct AllArgs {
     #[command(flatten)]
     accept: AcceptSettings,
     #[command(flatten)]
+    tokens: TokenSettings,
+    #[command(flatten)]
+    media: MediaSettings,
+    #[command(flatten)]
     admin: AdminSettings,
     #[command(flatten)]
     worker: WorkerSettings,
@@ -83,6 +87,10 @@ struct ApiArgs {
     #[command(flatten)]
     accept: AcceptSettings,
     #[command(flatten)]
+    tokens: TokenSettings,
+    #[command(flatten)]
+    media: MediaSettings,
+    #[command(flatten)]
     admin: AdminSettings,
     #[command(flatten)]
     log: LogSettings,
@@ -96,6 +104,8 @@ struct WorkerArgs {
     services: ServiceSettings,
     #[command(flatten)]
     http: HttpSettings,
+    #[command(flatten)]
+    media: MediaSettings,
     #[command(flatten)]
     worker: WorkerSettings,
     #[command(flatten)]

@@ -18,8 +18,10 @@ use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::{AcceptHook, Store, StoreError};
 use sanasr_shared::queue::memory::MemoryQueue;
 use sanasr_shared::queue::rabbitmq::RabbitQueue;
+use sanasr_shared::secret::SecretKey;
 use sanasr_shared::settings::{
-    AcceptSettings, HttpSettings, LogSettings, ServiceSettings, SimulatorSettings, StoreSettings, WorkerSettings,
+    AcceptSettings, HttpSettings, LogSettings, MediaSettings, ServiceSettings, SimulatorSettings, StoreSettings,
+    TokenSettings, WorkerSettings,
 };
 use sanasr_shared::signals::memory::MemorySignals;
 use sanasr_shared::signals::redis::RedisSignals;
@@ -45,15 +47,16 @@ pub(crate) async fn all(args: AllArgs) -> anyhow::Result<()> {
     let stop = stop_on_signals()?;
     let listener = listen(args.http.listen, DEFAULT_LISTEN).await?;
     let address = listener.local_addr()?;
-    check_secret(&args.services, &args.store)?;
+    let secret = secret(&args.services, &args.store)?;
     let bridges = bridges(&args.simulator)?;
     let metrics = Metrics::start(&args.http).await?;
     let Some(ports) = Ports::open(&args.store, &args.services, true, &stop).await? else { return Ok(()) };
     first_run::everything(&*ports.store, &args.admin, &args.accept, address).await?;
 
     metrics.serve(&ports, &stop);
-    let api = tokio::spawn(serve_api(ports.clone(), args.http, args.accept, listener, metrics.clone(), stop.clone()));
-    sanasr_worker::run(ports.worker(bridges, args.worker), stop.clone(), WORKER_DRAIN).await;
+    let settings = ApiSettings { http: args.http, accept: args.accept, tokens: args.tokens, media: args.media.clone() };
+    let api = tokio::spawn(serve_api(ports.clone(), settings, secret, listener, metrics.clone(), stop.clone()));
+    sanasr_worker::run(ports.worker(bridges, args.worker, args.media), stop.clone(), WORKER_DRAIN).await;
     api.await?;
     ports.close().await;
     Ok(())
@@ -63,14 +66,15 @@ pub(crate) async fn all(args: AllArgs) -> anyhow::Result<()> {
 pub(crate) async fn api(args: ApiArgs) -> anyhow::Result<()> {
     start_logs(&args.log)?;
     require_services(&args.store, &args.services)?;
-    check_secret(&args.services, &args.store)?;
+    let secret = secret(&args.services, &args.store)?;
     let stop = stop_on_signals()?;
     let listener = listen(args.http.listen, DEFAULT_LISTEN).await?;
     let metrics = Metrics::start(&args.http).await?;
     let Some(ports) = Ports::open(&args.store, &args.services, false, &stop).await? else { return Ok(()) };
     first_run::admin_only(&*ports.store, &args.admin, &args.accept).await?;
     metrics.serve(&ports, &stop);
-    serve_api(ports.clone(), args.http, args.accept, listener, metrics, stop).await;
+    let settings = ApiSettings { http: args.http, accept: args.accept, tokens: args.tokens, media: args.media };
+    serve_api(ports.clone(), settings, secret, listener, metrics, stop).await;
     ports.close().await;
     Ok(())
 }
@@ -79,7 +83,7 @@ pub(crate) async fn api(args: ApiArgs) -> anyhow::Result<()> {
 pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
     start_logs(&args.log)?;
     require_services(&args.store, &args.services)?;
-    check_secret(&args.services, &args.store)?;
+    secret(&args.services, &args.store)?;
     let stop = stop_on_signals()?;
     let listener = match args.http.listen {
         Some(address) => Some(listen(Some(address), DEFAULT_LISTEN).await?),
@@ -90,7 +94,7 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
     let Some(ports) = Ports::open(&args.store, &args.services, false, &stop).await? else { return Ok(()) };
     metrics.serve(&ports, &stop);
     let ops = listener.map(|listener| tokio::spawn(serve_ops(ports.clone(), listener, metrics, stop.clone())));
-    sanasr_worker::run(ports.worker(bridges, args.worker), stop, WORKER_DRAIN).await;
+    sanasr_worker::run(ports.worker(bridges, args.worker, args.media), stop, WORKER_DRAIN).await;
     if let Some(ops) = ops {
         ops.await?;
     }
@@ -219,13 +223,19 @@ impl Ports {
         Ok(Some(Self { store: opened, queue, signals, shard, alone: store.database_url.is_none(), _lock: lock }))
     }
 
-    fn worker(&self, bridges: Vec<Arc<dyn Bridge>>, settings: WorkerSettings) -> sanasr_worker::Parts {
+    fn worker(
+        &self,
+        bridges: Vec<Arc<dyn Bridge>>,
+        settings: WorkerSettings,
+        media: MediaSettings,
+    ) -> sanasr_worker::Parts {
         sanasr_worker::Parts {
             store: self.store.clone(),
             queue: self.queue.clone(),
             signals: self.signals.clone(),
             bridges,
             settings,
+            media,
             shard: self.shard,
             alone: self.alone,
         }
@@ -238,10 +248,18 @@ impl Ports {
     }
 }
 
-async fn serve_api(
-    ports: Ports,
+/// What the API is told.
+struct ApiSettings {
     http: HttpSettings,
     accept: AcceptSettings,
+    tokens: TokenSettings,
+    media: MediaSettings,
+}
+
+async fn serve_api(
+    ports: Ports,
+    settings: ApiSettings,
+    secret: SecretKey,
     listener: TcpListener,
     metrics: Metrics,
     stop: CancellationToken,
@@ -249,13 +267,16 @@ async fn serve_api(
     if let Ok(address) = listener.local_addr() {
         tracing::info!("listening on http://{address}");
     }
-    let limit = http.connection_limit;
+    let limit = settings.http.connection_limit;
     let router = sanasr_api::router(sanasr_api::Parts {
         store: ports.store,
         queue: ports.queue,
         signals: ports.signals,
-        http,
-        accept,
+        http: settings.http,
+        accept: settings.accept,
+        tokens: settings.tokens,
+        media: settings.media,
+        secret,
         metrics: metrics.render(),
         // A row of its own beside the worker's two.
         shard: ports.shard.wrapping_add(2),
@@ -349,9 +370,8 @@ fn require_services(store: &StoreSettings, services: &ServiceSettings) -> anyhow
     Ok(())
 }
 
-/// Checks the secret key, or makes one in the data dir. Nothing is signed or encrypted with it yet; it must be there
-/// before the first thing is.
-fn check_secret(services: &ServiceSettings, store: &StoreSettings) -> anyhow::Result<()> {
+/// The secret key as set, or that in the data dir, which is made if there is none.
+fn secret(services: &ServiceSettings, store: &StoreSettings) -> anyhow::Result<SecretKey> {
     if let Some(url) = store.database_url.as_deref() {
         check_database_url(url)?;
     }
@@ -359,7 +379,7 @@ fn check_secret(services: &ServiceSettings, store: &StoreSettings) -> anyhow::Re
         Some(key) if key.chars().count() < SECRET_MIN => {
             bail!("SANASR_SECRET_KEY is too short: it must have {SECRET_MIN} characters or more")
         }
-        Some(_) => Ok(()),
+        Some(key) => Ok(SecretKey::new(key)),
         None if store.database_url.is_some() => {
             bail!(
                 "set SANASR_SECRET_KEY to any text of {SECRET_MIN} characters or more, the same for every process, \
@@ -369,18 +389,21 @@ fn check_secret(services: &ServiceSettings, store: &StoreSettings) -> anyhow::Re
         None => {
             make_data_dir(&store.data_dir)?;
             let path = store.data_dir.join("secret-key");
-            if path.exists() {
-                return Ok(());
+            if !path.exists() {
+                let mut file = File::options()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&path)
+                    .with_context(|| format!("can't write {}", path.display()))?;
+                writeln!(file, "{:032x}{:032x}", rand_u128(), rand_u128())?;
             }
-            let random: [u128; 2] = [rand_u128(), rand_u128()];
-            let mut file = File::options()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-                .with_context(|| format!("can't write {}", path.display()))?;
-            writeln!(file, "{:032x}{:032x}", random[0], random[1])?;
-            Ok(())
+            let text = std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+            let text = text.trim();
+            if text.chars().count() < SECRET_MIN {
+                bail!("{} holds no secret key; remove it, and a new one is made: all logins end then", path.display());
+            }
+            Ok(SecretKey::new(text))
         }
     }
 }

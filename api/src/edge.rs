@@ -8,9 +8,10 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{FromRequestParts, MatchedPath, Request};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
 };
 use axum::http::request::Parts;
 use axum::http::uri::PathAndQuery;
@@ -20,12 +21,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::future::RouteFuture;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either};
+use ipnet::IpNet;
 use tower::Service;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::problem::{Code, Problem};
 use crate::state::App;
+use crate::trail::Trail;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of a caller's own request id, at most.
@@ -129,10 +132,12 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
 }
 
 /// Wraps every route.
-pub(crate) async fn edge(mut request: Request, next: Next) -> Response {
+pub(crate) async fn edge(State(proxies): State<Arc<[IpNet]>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = RequestId::of(request.headers());
+    let trail = Arc::new(Trail::new(request.extensions(), request.headers(), &proxies));
     request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(Arc::clone(&trail));
     let method = request.method().clone();
     let uri = request.uri().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -146,7 +151,7 @@ pub(crate) async fn edge(mut request: Request, next: Next) -> Response {
         response = problem.render(id.as_str());
     }
     let status = response.status();
-    finish_headers(response.headers_mut(), &id);
+    finish_headers(response.headers_mut(), &id, &trail);
     count(&method, route.as_ref(), status);
     let _entered = span.enter();
     tracing::debug!(status = status.as_u16(), elapsed = ?started.elapsed(), "answered");
@@ -156,9 +161,15 @@ pub(crate) async fn edge(mut request: Request, next: Next) -> Response {
     response
 }
 
-fn finish_headers(headers: &mut HeaderMap, id: &RequestId) {
+fn finish_headers(headers: &mut HeaderMap, id: &RequestId, trail: &Trail) {
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         headers.insert(X_REQUEST_ID, value);
+    }
+    if let Some(rate) = trail.rate() {
+        rate.tell(headers);
+    }
+    if trail.encrypted {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));

@@ -16,6 +16,7 @@ mod fields;
 mod health;
 mod idempotency;
 mod json;
+mod limits;
 mod messages;
 mod problem;
 mod query;
@@ -26,16 +27,22 @@ mod sessions;
 mod state;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod usage;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::from_fn_with_state;
+use ipnet::IpNet;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::Store;
-use sanasr_shared::settings::{AcceptSettings, HttpSettings};
+use sanasr_shared::secret::SecretKey;
+use sanasr_shared::settings::{AcceptSettings, HttpSettings, MediaSettings, TokenSettings};
+use tower_http::cors::CorsLayer;
 
 use crate::edge::Entry;
 use crate::health::Health;
@@ -58,6 +65,12 @@ pub struct Parts {
     pub http: HttpSettings,
     /// Limits of what may wait, and the bridge of new sessions.
     pub accept: AcceptSettings,
+    /// Lives of tokens.
+    pub tokens: TokenSettings,
+    /// Limits of files, and where they are.
+    pub media: MediaSettings,
+    /// What tokens are signed with.
+    pub secret: SecretKey,
     /// What `/metrics` answers.
     pub metrics: RenderMetrics,
     /// This process's shard of the usage stats.
@@ -84,21 +97,46 @@ pub fn router(parts: Parts) -> Router {
     let app = App::start(parts);
     let api = Router::new().merge(messages::routes()).merge(sessions::routes()).merge(usage::routes());
     let routes = api.with_state(app.clone()).merge(health::routes(health, metrics));
-    finish(routes, Some(app))
+    let proxies = app.http.trusted_proxies.as_slice().into();
+    let cors = cors(&app.http.cors_origins);
+    finish(routes, Some(app), proxies, cors)
 }
 
 /// Health and metrics alone: for a worker with an address, and for a listener of the metrics' own.
 pub fn ops_router(parts: OpsParts) -> Router {
     let health = Health::new(parts.store, parts.queue, parts.signals);
-    finish(health::routes(health, Some(parts.metrics)), None)
+    finish(health::routes(health, Some(parts.metrics)), None, Arc::new([]), None)
+}
+
+/// Lets pages of other origins call the API, if any are listed.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let origins: Vec<_> = origins.iter().filter_map(|origin| HeaderValue::try_from(origin).ok()).collect();
+    (!origins.is_empty()).then(|| {
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+            .allow_headers(
+                ["authorization", "content-type", "idempotency-key", "last-event-id", "x-api-key", "x-request-id"]
+                    .map(HeaderName::from_static),
+            )
+            .expose_headers(
+                ["idempotent-replayed", "ratelimit", "ratelimit-policy", "retry-after", "x-request-id"]
+                    .map(HeaderName::from_static),
+            )
+            .max_age(Duration::from_secs(3_600))
+    })
 }
 
 /// What every answer has in common, around the routes.
-fn finish(routes: Router, app: Option<App>) -> Router {
+fn finish(routes: Router, app: Option<App>, proxies: Arc<[IpNet]>, cors: Option<CorsLayer>) -> Router {
     let inner = routes
         .fallback(async || Problem::not_found("There is no such endpoint."))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(from_fn(edge::edge));
+        .layer(from_fn_with_state(proxies, edge::edge));
+    let inner = match cors {
+        Some(cors) => inner.layer(cors),
+        None => inner,
+    };
     // Whatever comes falls through to the entry, as a path must be rewritten before it is routed.
     Router::new().fallback_service(Entry::new(inner, app))
 }

@@ -1,6 +1,7 @@
 //! Errors as clients see them: problem documents (RFC 9457). The one place that knows which HTTP status an error has.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -17,6 +18,9 @@ use crate::fields::{FieldError, FieldErrors};
 /// Seconds after which a request that found no room, or no database, may be tried again.
 const RETRY_AFTER_S: u64 = 2;
 
+/// How to authenticate.
+const CHALLENGE: &str = "Bearer realm=\"sanasr\", ApiKey realm=\"sanasr\"";
+
 /// The stable words of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
@@ -25,12 +29,14 @@ pub(crate) enum Code {
     Forbidden,
     NotFound,
     MethodNotAllowed,
+    NotAcceptable,
     UnsupportedMediaType,
     Conflict,
     PayloadTooLarge,
     ValidationFailed,
     IdempotencyKeyReused,
     QuotaExceeded,
+    RateLimited,
     Overloaded,
     Unavailable,
     OutcomeUnknown,
@@ -54,6 +60,7 @@ impl Code {
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
+            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not_acceptable", "Not acceptable"),
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
             }
@@ -64,6 +71,7 @@ impl Code {
                 (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused", "Idempotency key reused")
             }
             Self::QuotaExceeded => (StatusCode::TOO_MANY_REQUESTS, "quota_exceeded", "Quota exceeded"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests"),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
             Self::OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
@@ -117,7 +125,8 @@ impl Problem {
     pub(crate) fn unauthenticated() -> Self {
         Self::new(
             Code::Unauthenticated,
-            "A valid API key is needed: `Authorization: ApiKey <key>` or `X-Api-Key: <key>`.",
+            "Valid credentials are needed: `Authorization: Bearer <access token>`, `Authorization: ApiKey <key>` or \
+             `X-Api-Key: <key>`.",
         )
     }
 
@@ -188,6 +197,14 @@ impl Problem {
         problem
     }
 
+    /// Too much was asked; it may be asked again after `wait`.
+    pub(crate) fn rate_limited(wait: Duration) -> Self {
+        let seconds = wait.as_secs() + 1;
+        let mut problem = Self::new(Code::RateLimited, format!("Too many requests. Try again in {seconds} s."));
+        problem.0.retry_after_s = Some(seconds);
+        problem
+    }
+
     pub(crate) fn overloaded(detail: &'static str) -> Self {
         Self::new(Code::Overloaded, detail)
     }
@@ -232,7 +249,7 @@ impl Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.0.code == Code::Unauthenticated {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("ApiKey realm=\"sanasr\""));
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }
         response
     }

@@ -14,8 +14,12 @@ use crate::state::App;
 const LIMIT_DEFAULT: u32 = 50;
 /// Rows of a page, at most.
 const LIMIT_MAX: u32 = 200;
-/// Belongs to admins; whoever may not use it has been refused with their credentials.
+/// Whose things are meant: read with the caller.
 pub(crate) const USER_ID: &str = "user_id";
+
+/// Marks a request whose [`USER_ID`] has been read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UserIdIsTaken;
 
 /// The parameters of a request: each is taken by its name, and what is left in the end is unknown.
 pub(crate) struct Query {
@@ -93,10 +97,8 @@ impl Query {
     /// Refuses what is wrong or unknown.
     pub(crate) fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in std::mem::take(&mut self.pairs) {
-            if name != USER_ID {
-                let shown: String = name.chars().take(64).collect();
-                self.fail(&shown, "Not a query parameter here.");
-            }
+            let shown: String = name.chars().take(64).collect();
+            self.fail(&shown, "Not a query parameter here.");
         }
         if self.errors.is_empty() { Ok(()) } else { Err(Problem::bad_query(self.errors)) }
     }
@@ -106,16 +108,20 @@ impl FromRequestParts<App> for Query {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
-        Self::read(&parts.uri)
+        let mut query = Self::read(&parts.uri)?;
+        if parts.extensions.get::<UserIdIsTaken>().is_some() {
+            query.take(USER_ID);
+        }
+        Ok(query)
     }
 }
 
 impl FromRequestParts<App> for NoQuery {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         if parts.uri.query().is_some() {
-            Query::read(&parts.uri)?.finish()?;
+            Query::from_request_parts(parts, app).await?.finish()?;
         }
         Ok(Self)
     }

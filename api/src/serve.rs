@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use crate::edge::Lifecycle;
+use crate::trail::Peer;
 
 /// How long a client may take for a request's head, and how long a connection may be idle between two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -41,12 +42,12 @@ pub async fn serve(
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
-            listener.accept().await.map(|(stream, _)| (stream, place))
+            listener.accept().await.map(|(stream, peer)| (stream, Peer(peer), place))
         };
         match stop.run_until_cancelled(next).await {
             None => break,
-            Some(Ok((stream, place))) => {
-                let connection = connection(stream, router.clone(), stop.clone(), cut_off.clone());
+            Some(Ok((stream, peer, place))) => {
+                let connection = connection(stream, peer, router.clone(), stop.clone(), cut_off.clone());
                 tokio::spawn(async move {
                     connection.await;
                     drop(place);
@@ -77,10 +78,19 @@ fn is_connection_error(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, cut_off: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    router: Router,
+    stop: CancellationToken,
+    cut_off: CancellationToken,
+) {
     // Answers are small, and complete when they are written.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: Request<Incoming>| router.clone().call(request.map(Body::new)));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.clone().call(request.map(Body::new))
+    });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

@@ -14,6 +14,7 @@ use crate::Parts;
 use crate::auth::keys::Keys;
 use crate::backlog::BacklogGate;
 use crate::body::BodyRoom;
+use crate::limits::Limits;
 use crate::messages::waiters::Waiters;
 use crate::requests::Requests;
 use crate::sessions::resolve::KnownSessions;
@@ -33,6 +34,7 @@ pub(crate) struct State {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) requests: Arc<Requests>,
     pub(crate) bodies: BodyRoom,
+    pub(crate) limits: Arc<Limits>,
     /// The process stops: nobody waits any longer.
     pub(crate) stopping: CancellationToken,
     /// Ends this API's tasks with it.
@@ -62,6 +64,7 @@ impl App {
             waiters,
             requests: Requests::start(Arc::clone(&parts.store), parts.shard, life.clone()),
             bodies: BodyRoom::new(),
+            limits: Limits::start(&parts.http, life.clone()),
             stopping: CancellationToken::new(),
             store: parts.store,
             signals: parts.signals,

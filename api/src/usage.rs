@@ -27,8 +27,9 @@ pub(crate) fn routes() -> Router<App> {
 }
 
 async fn usage(State(app): State<App>, caller: Caller, _: NoQuery) -> Result<Data<Usage>, Problem> {
-    let quota = app.store.quota(caller.user).await?.ok_or_else(Problem::unauthenticated)?;
+    let user = caller.user()?;
+    let quota = app.store.quota(user).await?.ok_or_else(Problem::unauthenticated)?;
     let until = Time::now().day().next();
-    let days = app.store.usage_days(caller.user, Day(until.0 - DAYS), until).await?;
+    let days = app.store.usage_days(user, Day(until.0 - DAYS), until).await?;
     Ok(Data::ok(Usage { quota, days }))
 }

@@ -66,6 +66,14 @@ uuid_id!(
     /// One run of a worker process: a new id at each start.
     WorkerId
 );
+uuid_id!(
+    /// A login, with all the tokens that follow from it.
+    FamilyId
+);
+uuid_id!(
+    /// An uploaded file.
+    MediaId
+);
 integer_id!(
     /// A user.
     UserId

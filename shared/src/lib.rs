@@ -12,6 +12,7 @@ pub mod message;
 pub mod ports;
 pub mod queue;
 pub mod recipient;
+pub mod secret;
 pub mod session;
 pub mod settings;
 pub mod signals;

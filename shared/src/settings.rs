@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 
 use crate::session::BridgeKind;
 
@@ -79,6 +80,84 @@ pub struct HttpSettings {
     /// Open connections, at most; more wait
     #[arg(long, env = "SANASR_CONNECTION_LIMIT", default_value_t = 10_000, value_name = "N")]
     pub connection_limit: usize,
+
+    /// Requests a second for each API key and each logged-in user
+    #[arg(long, env = "SANASR_KEY_RATE", default_value_t = 5_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub key_rate: u32,
+
+    /// Requests at once for each API key and each logged-in user
+    #[arg(long, env = "SANASR_KEY_BURST", default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub key_burst: u32,
+
+    /// Requests a second without valid credentials for each address
+    #[arg(long, env = "SANASR_ADDRESS_RATE", default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub address_rate: u32,
+
+    /// Requests at once without valid credentials for each address
+    #[arg(long, env = "SANASR_ADDRESS_BURST", default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub address_burst: u32,
+
+    /// Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses or networks, such as 10.0.0.0/8
+    #[arg(long, env = "SANASR_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_network)]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// Origins whose pages may call the API, such as https://app.example.org [default: none]
+    #[arg(long, env = "SANASR_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', value_parser = parse_origin)]
+    pub cors_origins: Vec<String>,
+
+    /// Whether each request leaves a line in the API log
+    #[arg(long, env = "SANASR_API_LOGS", default_value_t = true, value_name = "BOOL", action = clap::ArgAction::Set)]
+    pub api_logs: bool,
+}
+
+/// Logins.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Logins")]
+pub struct TokenSettings {
+    /// How long an access token is good for
+    #[arg(long, env = "SANASR_ACCESS_TOKEN_LIFE", default_value = "15m", value_name = "DURATION", value_parser = parse_positive)]
+    pub access_token_life: Duration,
+
+    /// How long a refresh token is good for
+    #[arg(long, env = "SANASR_REFRESH_TOKEN_LIFE", default_value = "7d", value_name = "DURATION", value_parser = parse_positive)]
+    pub refresh_token_life: Duration,
+}
+
+/// Files.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Media")]
+pub struct MediaSettings {
+    /// Where files are kept: s3://bucket or s3://bucket/folder [default: in the data dir]
+    #[arg(long, env = "SANASR_MEDIA_URL", value_name = "URL")]
+    pub media_url: Option<String>,
+
+    /// Largest file, in bytes
+    #[arg(long, env = "SANASR_MEDIA_LIMIT", default_value_t = 16 << 20, value_name = "BYTES")]
+    pub media_limit: u64,
+
+    /// Hosts from which media may be fetched though their address is private, such as files.internal or 127.0.0.1
+    #[arg(long, env = "SANASR_MEDIA_ALLOW_HOSTS", value_name = "HOST", value_delimiter = ',')]
+    pub media_allow_hosts: Vec<String>,
+
+    /// How long fetching a file from its url may take
+    #[arg(long, env = "SANASR_MEDIA_FETCH_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = parse_positive)]
+    pub media_fetch_timeout: Duration,
+
+    /// Endpoint of an S3-compatible store other than AWS
+    #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+
+    /// Region of the S3 store
+    #[arg(long, env = "AWS_REGION", default_value = "us-east-1", value_name = "REGION")]
+    pub s3_region: String,
+
+    /// Access key of the S3 store
+    #[arg(long, env = "AWS_ACCESS_KEY_ID", value_name = "TEXT", hide_env_values = true)]
+    pub s3_access_key: Option<String>,
+
+    /// Secret key of the S3 store
+    #[arg(long, env = "AWS_SECRET_ACCESS_KEY", value_name = "TEXT", hide_env_values = true)]
+    pub s3_secret_key: Option<String>,
 }
 
 /// Accepting messages.
@@ -135,6 +214,10 @@ pub struct WorkerSettings {
     #[arg(long, env = "SANASR_KEEP_EVENTS", default_value = "24h", value_name = "DURATION", value_parser = parse_positive)]
     pub keep_events: Duration,
 
+    /// How long lines of the API log are kept
+    #[arg(long, env = "SANASR_KEEP_API_LOGS", default_value = "30d", value_name = "DURATION", value_parser = parse_positive)]
+    pub keep_api_logs: Duration,
+
     /// How long messages are kept after they were accepted, once they have ended [default: for ever]
     #[arg(long, env = "SANASR_KEEP_MESSAGES", value_name = "DURATION", value_parser = parse_positive)]
     pub keep_messages: Option<Duration>,
@@ -177,6 +260,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// Settings as they are when nobody sets any, whatever the environment says.
+///
+/// # Panics
+/// If a setting has no default.
+pub fn defaults<T: Args>() -> T {
+    use clap::builder::Resettable;
+    let command = T::augment_args(clap::Command::new("defaults")).mut_args(|argument| argument.env(Resettable::Reset));
+    let matches = command.try_get_matches_from(["defaults"]).expect("every setting has a default");
+    T::from_arg_matches(&matches).expect("every setting has a default")
+}
+
 /// Reads a duration such as `100ms`, `2s`, `15m`, `24h` or `30d`.
 ///
 /// # Errors
@@ -201,6 +295,23 @@ fn parse_positive(text: &str) -> Result<Duration, String> {
     parse_duration(text).and_then(|d| if d.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(d) })
 }
 
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse()).map_err(|_| "must be an address or a network, such as 10.0.0.0/8".to_owned())
+}
+
+fn parse_origin(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
+    let sane = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]_".contains(&b));
+    if sane {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a scheme and a host, such as https://app.example.org".to_owned())
+    }
+}
+
 /// A lease shorter than this is lost to an ordinary pause of a busy machine.
 const LEASE_MIN: Duration = Duration::from_secs(1);
 
@@ -223,5 +334,16 @@ mod tests {
         }
         assert!(parse_positive("0s").is_err());
         assert!(parse_lease("999ms").is_err());
+    }
+
+    #[test]
+    fn networks_and_origins_are_read() {
+        assert_eq!(parse_network("10.1.2.3").map(|n| n.to_string()), Ok("10.1.2.3/32".to_owned()));
+        assert_eq!(parse_network(" fd00::/8 ").map(|n| n.to_string()), Ok("fd00::/8".to_owned()));
+        assert!(parse_network("example.org").is_err() && parse_network("10.0.0.0/33").is_err());
+        assert!(parse_origin("https://app.example.org:8443").is_ok());
+        for wrong in ["*", "app.example.org", "https://", "https://a/b", "https://a\r\nX: y"] {
+            assert!(parse_origin(wrong).is_err(), "{wrong}");
+        }
     }
 }

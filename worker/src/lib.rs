@@ -18,7 +18,7 @@ use sanasr_shared::ports::bridge::Bridge;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::Store;
-use sanasr_shared::settings::WorkerSettings;
+use sanasr_shared::settings::{MediaSettings, WorkerSettings};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +52,8 @@ pub struct Parts {
     pub bridges: Vec<Arc<dyn Bridge>>,
     /// Lease, places, time limits, retention.
     pub settings: WorkerSettings,
+    /// Limits of files, and where they are.
+    pub media: MediaSettings,
     /// This process's shard of the usage stats.
     pub shard: i64,
     /// Nobody else can live (the lock on the data dir proves it), so nobody need be declared dead.

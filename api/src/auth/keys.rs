@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::store::StoreError;
 use sanasr_shared::time::Time;
 use sanasr_shared::user::{KeyOwner, RawApiKey};
 
+use super::{Asker, Credential};
 use crate::remembered::Remembered;
 use crate::state::App;
 
@@ -27,7 +27,7 @@ impl Keys {
 }
 
 /// Whose key this is; `None` if it opens nothing, for whatever reason.
-pub(crate) async fn user_of(app: &App, key: &str) -> Result<Option<UserId>, StoreError> {
+pub(crate) async fn asker(app: &App, key: &str) -> Result<Option<Asker>, StoreError> {
     let Some((lookup, hash)) = RawApiKey::parse(key) else { return Ok(None) };
     let read = {
         let store = Arc::clone(&app.store);
@@ -35,7 +35,8 @@ pub(crate) async fn user_of(app: &App, key: &str) -> Result<Option<UserId>, Stor
         async move { Ok(store.key_owner(&lookup).await?.map(Arc::new)) }
     };
     let owner: Option<Arc<KeyOwner>> = app.keys.0.get(lookup.to_owned(), |_| true, read).await?;
-    Ok(owner.filter(|owner| opens(owner, &hash, Time::now())).map(|owner| owner.user_id))
+    let owner = owner.filter(|owner| opens(owner, &hash, Time::now()));
+    Ok(owner.map(|owner| Asker { user: owner.user_id, staff: false, credential: Credential::Key(owner.key_id) }))
 }
 
 fn opens(owner: &KeyOwner, hash: &[u8; 32], now: Time) -> bool {
@@ -52,7 +53,7 @@ fn same(a: &[u8], b: &[u8; 32]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sanasr_shared::ids::ApiKeyId;
+    use sanasr_shared::ids::{ApiKeyId, UserId};
 
     use super::*;
 

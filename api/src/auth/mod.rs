@@ -1,28 +1,97 @@
-//! Who is asking. API keys now; the login's bearer tokens have their place in [`Caller`], and limits of rate in the edge.
+//! Who is asking, and what they may.
+//!
+//! Three extractors: [`Asker`], whoever has valid credentials; [`Caller`], an asker and whose things they mean, which
+//! `?user_id=` says for admins; [`Staff`], an admin who is logged in. A handler takes exactly one of them, first, or is open
+//! to everybody.
 
 pub(crate) mod keys;
+pub(crate) mod tokens;
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use sanasr_shared::ids::UserId;
+use sanasr_shared::ids::{ApiKeyId, FamilyId, UserId};
 use sanasr_shared::ports::store::Scope;
 
+use crate::limits::Account;
 use crate::problem::Problem;
-use crate::query::{Query, USER_ID};
+use crate::query::{Query, USER_ID, UserIdIsTaken};
 use crate::state::App;
+use crate::trail;
 
-/// Whoever sent a request, by their credentials.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Caller {
-    pub(crate) user: UserId,
+/// By what somebody is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Credential {
+    /// An API key.
+    Key(ApiKeyId),
+    /// An access token, by its login's family.
+    Token(FamilyId),
 }
 
+/// Whoever sent a request, by their credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub(crate) user: UserId,
+    /// May use the admin endpoints; never by an API key.
+    pub(crate) staff: bool,
+    pub(crate) credential: Credential,
+}
+
+/// An asker, and whose things they mean.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    pub(crate) asker: Asker,
+    /// What `?user_id=` says; `None` without it.
+    chosen: Option<Scope>,
+}
+
+/// An admin who is logged in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Staff(pub(crate) Asker);
+
 impl Caller {
-    /// What they may see and touch.
+    /// Whose things a list shows.
     pub(crate) fn scope(self) -> Scope {
-        Scope::User(self.user)
+        self.chosen.unwrap_or(Scope::User(self.asker.user))
+    }
+
+    /// Within whose things an id is looked up: an admin's opens whatever it names.
+    pub(crate) fn reach(self) -> Scope {
+        match self.chosen {
+            None if self.asker.staff => Scope::All,
+            _ => self.scope(),
+        }
+    }
+
+    /// The one user whose things are meant.
+    ///
+    /// # Errors
+    /// If all users' are.
+    pub(crate) fn user(self) -> Result<UserId, Problem> {
+        self.scope().user().ok_or_else(|| Problem::malformed("user_id: Must name one user here, not all."))
+    }
+}
+
+impl FromRequestParts<App> for Asker {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let trail = trail::of(&parts.extensions)?;
+        let Some(asker) = known(app, &parts.headers).await? else {
+            app.limits.ask_unknown(trail.address).map_err(Problem::rate_limited)?;
+            return Err(Problem::unauthenticated());
+        };
+        trail.set_asker(asker);
+        let account = match asker.credential {
+            Credential::Key(key) => Account::Key(key),
+            Credential::Token(_) => Account::User(asker.user),
+        };
+        let (rate, asked) = app.limits.ask(account);
+        trail.set_rate(rate);
+        asked.map_err(Problem::rate_limited)?;
+        app.requests.count(asker.user);
+        Ok(asker)
     }
 }
 
@@ -30,24 +99,74 @@ impl FromRequestParts<App> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let key = presented_key(&parts.headers).ok_or_else(Problem::unauthenticated)?;
-        let user = keys::user_of(app, key).await?.ok_or_else(Problem::unauthenticated)?;
-        app.requests.count(user);
-        if parts.uri.query().is_some() && Query::read(&parts.uri)?.take(USER_ID).is_some() {
-            return Err(Problem::forbidden("user_id belongs to admins; an API key sees its own user's things only."));
+        let asker = Asker::from_request_parts(parts, app).await?;
+        let mut chosen = None;
+        if parts.uri.query().is_some()
+            && let Some(text) = Query::read(&parts.uri)?.take(USER_ID)
+        {
+            if !asker.staff {
+                return Err(Problem::forbidden(
+                    "user_id belongs to admins who are logged in; everybody else sees their own.",
+                ));
+            }
+            let scope = chosen_scope(&text)?;
+            if let Some(user) = scope.user()
+                && app.store.user(user).await?.is_none()
+            {
+                return Err(Problem::not_found("There is no such user."));
+            }
+            chosen = Some(scope);
+            parts.extensions.insert(UserIdIsTaken);
         }
-        Ok(Self { user })
+        Ok(Self { asker, chosen })
     }
 }
 
-/// The API key that a request carries.
-fn presented_key(headers: &HeaderMap) -> Option<&str> {
+impl FromRequestParts<App> for Staff {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let asker = Asker::from_request_parts(parts, app).await?;
+        if asker.staff { Ok(Self(asker)) } else { Err(Problem::forbidden("This is for admins who are logged in.")) }
+    }
+}
+
+fn chosen_scope(text: &str) -> Result<Scope, Problem> {
+    if text == "all" {
+        return Ok(Scope::All);
+    }
+    let user = text.parse().ok().filter(|id| *id > 0).map(|id| Scope::User(UserId(id)));
+    user.ok_or_else(|| Problem::malformed("user_id: Must be a user's id, or all."))
+}
+
+/// Credentials as they are presented.
+#[derive(Debug, PartialEq, Eq)]
+enum Presented<'a> {
+    Key(&'a str),
+    Token(&'a str),
+}
+
+/// Who presents the credentials in these headers; `None` if nobody we know, for whatever reason.
+async fn known(app: &App, headers: &HeaderMap) -> Result<Option<Asker>, Problem> {
+    match presented(headers) {
+        Some(Presented::Key(key)) => Ok(keys::asker(app, key).await?),
+        Some(Presented::Token(token)) => Ok(tokens::asker(app, token).await?),
+        None => Ok(None),
+    }
+}
+
+fn presented(headers: &HeaderMap) -> Option<Presented<'_>> {
     match headers.get(AUTHORIZATION) {
         Some(value) => {
-            let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("ApiKey").then(|| key.trim())
+            let (scheme, text) = value.to_str().ok()?.split_once(' ')?;
+            let text = text.trim();
+            if scheme.eq_ignore_ascii_case("ApiKey") {
+                Some(Presented::Key(text))
+            } else {
+                scheme.eq_ignore_ascii_case("Bearer").then_some(Presented::Token(text))
+            }
         }
-        None => headers.get("x-api-key")?.to_str().ok().map(str::trim),
+        None => Some(Presented::Key(headers.get("x-api-key")?.to_str().ok()?.trim())),
     }
 }
 
@@ -58,17 +177,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_comes_in_one_of_two_headers() {
+    fn credentials_come_in_one_of_two_headers() {
         let with = |name: &'static str, value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_static(value));
-            presented_key(&headers).map(str::to_owned)
+            presented(&headers).map(|presented| match presented {
+                Presented::Key(text) => format!("key {text}"),
+                Presented::Token(text) => format!("token {text}"),
+            })
         };
-        assert_eq!(with("authorization", "ApiKey k").as_deref(), Some("k"));
-        assert_eq!(with("authorization", "apikey  k").as_deref(), Some("k"));
-        assert_eq!(with("x-api-key", "k").as_deref(), Some("k"));
-        assert_eq!(with("authorization", "Bearer k"), None);
+        assert_eq!(with("authorization", "ApiKey k").as_deref(), Some("key k"));
+        assert_eq!(with("authorization", "apikey  k").as_deref(), Some("key k"));
+        assert_eq!(with("x-api-key", "k").as_deref(), Some("key k"));
+        assert_eq!(with("authorization", "Bearer t").as_deref(), Some("token t"));
+        assert_eq!(with("authorization", "Basic k"), None);
         assert_eq!(with("authorization", "k"), None);
         assert_eq!(with("other", "k"), None);
+    }
+
+    #[test]
+    fn a_chosen_user_is_an_id_or_all() {
+        assert_eq!(chosen_scope("all").ok(), Some(Scope::All));
+        assert_eq!(chosen_scope("7").ok(), Some(Scope::User(UserId(7))));
+        for wrong in ["", "0", "-1", "x", "1.5", "ALL", "99999999999999999999"] {
+            assert!(chosen_scope(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -80,7 +80,7 @@ async fn try_send_one(
     operation: &str,
 ) -> Result<Sent, Problem> {
     let key = idempotency::key(headers, operation, &body, false)?;
-    if let Some(kept) = kept_under(app, caller.user, key.as_ref()).await?
+    if let Some(kept) = kept_under(app, caller.user()?, key.as_ref()).await?
         && let Some((_, id)) = kept.first()
     {
         return replayed(app, caller, *id).await;
@@ -91,8 +91,8 @@ async fn try_send_one(
     for item in prepared {
         good.push(item.map_err(|(_, errors)| Problem::validation(errors))?);
     }
-    app.backlog.check(caller.user, 1).await?;
-    match accept(app, caller.user, key, good).await?.pop() {
+    app.backlog.check(caller.user()?, 1).await?;
+    match accept(app, caller.user()?, key, good).await?.pop() {
         Some((_, Answer::Accepted(message))) => Ok(Sent { message: *message, replayed: false }),
         Some((_, Answer::Replayed(id))) => replayed(app, caller, id).await,
         Some((_, Answer::Refused(problem))) => Err(problem),
@@ -151,7 +151,7 @@ pub(crate) async fn prepare(
             known = match sessions.get(name) {
                 Some(known) => *known,
                 None => {
-                    let found = resolve::session(app, caller.user, name).await?;
+                    let found = resolve::session(app, caller.user()?, name).await?;
                     sessions.insert(name.clone(), found);
                     found
                 }

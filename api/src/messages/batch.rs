@@ -61,7 +61,7 @@ async fn answer(
 ) -> Result<Response, Problem> {
     let key = idempotency::key(headers, "POST /messages/batch", &body, true)?;
     // Items are kept under 1, 2, …
-    let kept = kept_under(app, caller.user, key.as_ref()).await?.unwrap_or_default();
+    let kept = kept_under(app, caller.user()?, key.as_ref()).await?.unwrap_or_default();
     let mut answers: HashMap<u32, Answer> =
         kept.into_iter().filter_map(|(n, id)| Some((n.checked_sub(1)?, Answer::Replayed(id)))).collect();
 
@@ -82,8 +82,8 @@ async fn answer(
         }
     }
     if !good.is_empty() {
-        app.backlog.check(caller.user, good.len()).await?;
-        answers.extend(accept(app, caller.user, key, good).await?);
+        app.backlog.check(caller.user()?, good.len()).await?;
+        answers.extend(accept(app, caller.user()?, key, good).await?);
     }
     render(app, caller, request_id, count, answers).await
 }

@@ -33,7 +33,7 @@ pub(crate) async fn get(
     }
     query.finish()?;
     let message = match wait {
-        None => app.store.message(caller.scope(), id).await?.ok_or_else(absent)?,
+        None => app.store.message(caller.reach(), id).await?.ok_or_else(absent)?,
         Some(seconds) => changed(&app, caller, id, known, Duration::from_secs(seconds.into())).await?,
     };
     Ok(Data::ok(message))
@@ -51,7 +51,7 @@ async fn changed(
     // Before the first look, so that no change falls between the two.
     let waiter = app.waiters.register(id);
     let mut changed = waiter.changed();
-    let mut message = app.store.message(caller.scope(), id).await?.ok_or_else(absent)?;
+    let mut message = app.store.message(caller.reach(), id).await?.ok_or_else(absent)?;
     let known = known.unwrap_or(message.status);
     while message.status == known && !message.status.is_final() {
         tokio::select! {
@@ -61,7 +61,7 @@ async fn changed(
             () = tokio::time::sleep(LOOK) => {}
         }
         changed = waiter.changed();
-        match app.store.message(caller.scope(), id).await {
+        match app.store.message(caller.reach(), id).await {
             Ok(found) => message = found.ok_or_else(absent)?,
             // What is known already is answered in the end, if the database stays away.
             Err(error) => tracing::debug!(%error, "a waiting poll could not look"),

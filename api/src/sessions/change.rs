@@ -8,7 +8,6 @@ use serde_json::{Map, Value};
 
 use super::{SessionPath, absent};
 use crate::answer::Data;
-use crate::auth::Caller;
 use crate::body::JsonBody;
 use crate::fields::{FieldErrors, Fields, Given};
 use crate::problem::Problem;
@@ -22,20 +21,19 @@ const JITTER_MAX_MS: u32 = 60_000;
 
 pub(crate) async fn change(
     State(app): State<App>,
-    caller: Caller,
-    SessionPath(name): SessionPath,
+    SessionPath { user, name }: SessionPath,
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<Session>, Problem> {
     let change = Change::read(body)?;
-    let mut session = app.store.session(caller.user, &name).await?.ok_or_else(absent)?;
+    let mut session = app.store.session(user, &name).await?.ok_or_else(absent)?;
     let pace = change.pace.map(|pace| pace.applied_to(session.pace));
     if let Some(pace) = pace.filter(|pace| *pace != session.pace) {
-        session = app.store.set_pace(caller.user, &name, &pace).await?.ok_or_else(absent)?;
+        session = app.store.set_pace(user, &name, &pace).await?.ok_or_else(absent)?;
         app.signals.publish(Signal::Session(session.id));
     }
     if let Some(command) = change.command {
-        session = app.store.command(caller.user, &name, command).await?.ok_or_else(absent)?;
+        session = app.store.command(user, &name, command).await?.ok_or_else(absent)?;
         app.signals.publish(Signal::Session(session.id));
     }
     Ok(Data::ok(session))

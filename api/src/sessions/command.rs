@@ -21,21 +21,21 @@ type Answer = Result<Data<Session>, Problem>;
 /// A handler that gives a command to the session that the path names.
 pub(crate) fn named(
     command: SessionCommand,
-) -> impl Fn(State<App>, Caller, SessionPath, NoQuery, EmptyBody) -> Answering + Clone + Send + Sync + 'static {
-    move |State(app), caller, session, _, _| Box::pin(give(app, caller, session, command))
+) -> impl Fn(State<App>, SessionPath, NoQuery, EmptyBody) -> Answering + Clone + Send + Sync + 'static {
+    move |State(app), session, _, _| Box::pin(give(app, session, command))
 }
 
 /// A handler that gives a command to the session `default`.
 pub(crate) fn default(
     command: SessionCommand,
 ) -> impl Fn(State<App>, Caller, NoQuery, EmptyBody) -> Answering + Clone + Send + Sync + 'static {
-    move |State(app), caller, _, _| Box::pin(give(app, caller, SessionPath::default_session(), command))
+    move |State(app), caller, _, _| Box::pin(async move { give(app, SessionPath::default_of(caller)?, command).await })
 }
 
 type Answering = std::pin::Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-async fn give(app: App, caller: Caller, SessionPath(name): SessionPath, command: SessionCommand) -> Answer {
-    let session = app.store.command(caller.user, &name, command).await?.ok_or_else(absent)?;
+async fn give(app: App, SessionPath { user, name }: SessionPath, command: SessionCommand) -> Answer {
+    let session = app.store.command(user, &name, command).await?.ok_or_else(absent)?;
     app.signals.publish(Signal::Session(session.id));
     match command {
         SessionCommand::Connect => {

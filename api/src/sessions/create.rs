@@ -26,7 +26,7 @@ pub(crate) async fn create(
     let bridge = fields.word("bridge", &BridgeKind::ALL, BridgeKind::as_str).unwrap_or(app.accept.default_bridge);
     fields.finish();
     let Some(name) = name.filter(|_| errors.is_empty()) else { return Err(Problem::validation(errors)) };
-    let session = app.store.create_session(caller.user, &name, bridge).await?;
+    let session = app.store.create_session(caller.user()?, &name, bridge).await?;
     app.signals.publish(Signal::Session(session.id));
     Ok(Data(StatusCode::CREATED, session))
 }

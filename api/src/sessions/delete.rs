@@ -6,7 +6,6 @@ use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::session::DEFAULT_SESSION;
 
 use super::{SessionPath, absent, resolve};
-use crate::auth::Caller;
 use crate::body::EmptyBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
@@ -14,8 +13,7 @@ use crate::state::App;
 
 pub(crate) async fn delete(
     State(app): State<App>,
-    caller: Caller,
-    SessionPath(name): SessionPath,
+    SessionPath { user, name }: SessionPath,
     _: NoQuery,
     _: EmptyBody,
 ) -> Result<StatusCode, Problem> {
@@ -23,11 +21,11 @@ pub(crate) async fn delete(
         return Err(Problem::conflict("The session default can't be deleted."));
     }
     // Its id is asked for first: afterwards the name means nothing any more.
-    let session = app.store.session(caller.user, &name).await?.ok_or_else(absent)?;
-    if !app.store.delete_session(caller.user, &name).await? {
+    let session = app.store.session(user, &name).await?.ok_or_else(absent)?;
+    if !app.store.delete_session(user, &name).await? {
         return Err(absent());
     }
-    resolve::forget(&app, caller.user, &name);
+    resolve::forget(&app, user, &name);
     app.signals.publish(Signal::Session(session.id));
     Ok(StatusCode::NO_CONTENT)
 }

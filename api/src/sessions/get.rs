@@ -12,14 +12,13 @@ use crate::state::App;
 
 pub(crate) async fn get(
     State(app): State<App>,
-    caller: Caller,
-    SessionPath(name): SessionPath,
+    SessionPath { user, name }: SessionPath,
     _: NoQuery,
 ) -> Result<Data<Session>, Problem> {
-    app.store.session(caller.user, &name).await?.map(Data::ok).ok_or_else(absent)
+    app.store.session(user, &name).await?.map(Data::ok).ok_or_else(absent)
 }
 
 /// The session `default`.
 pub(crate) async fn default(app: State<App>, caller: Caller, query: NoQuery) -> Result<Data<Session>, Problem> {
-    get(app, caller, SessionPath::default_session(), query).await
+    get(app, SessionPath::default_of(caller)?, query).await
 }

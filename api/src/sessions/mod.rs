@@ -12,9 +12,12 @@ use axum::Router;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::{get, post};
+use sanasr_shared::ids::{SessionId, UserId};
 use sanasr_shared::ports::store::SessionCommand;
 use sanasr_shared::session::DEFAULT_SESSION;
+use uuid::Uuid;
 
+use crate::auth::Caller;
 use crate::problem::Problem;
 use crate::state::App;
 
@@ -34,12 +37,17 @@ pub(crate) fn routes() -> Router<App> {
         .route("/api/v1/sessions/disconnect", post(command::default(Disconnect)))
 }
 
-/// The name of a session in a path. What can't be a name is the name of no session.
-pub(crate) struct SessionPath(String);
+/// The session that a path names: by its name among the caller's, or, for admins, by its id. What can't be a name is the
+/// name of no session.
+pub(crate) struct SessionPath {
+    user: UserId,
+    name: String,
+}
 
 impl SessionPath {
-    fn default_session() -> Self {
-        Self(DEFAULT_SESSION.to_owned())
+    /// A caller's session `default`.
+    fn default_of(caller: Caller) -> Result<Self, Problem> {
+        Ok(Self { user: caller.user()?, name: DEFAULT_SESSION.to_owned() })
     }
 }
 
@@ -47,8 +55,15 @@ impl FromRequestParts<App> for SessionPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, app).await?;
         let Path(name) = Path::<String>::from_request_parts(parts, app).await.map_err(|_| absent())?;
-        if resolve::may_exist(&name) { Ok(Self(name)) } else { Err(absent()) }
+        if caller.asker.staff
+            && let Ok(id) = Uuid::try_parse(&name)
+            && let Some((user, name)) = app.store.session_name(caller.reach(), SessionId(id)).await?
+        {
+            return Ok(Self { user, name });
+        }
+        if resolve::may_exist(&name) { Ok(Self { user: caller.user()?, name }) } else { Err(absent()) }
     }
 }
 

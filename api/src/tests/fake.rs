@@ -45,6 +45,11 @@ pub(crate) struct Data {
 /// A key's hash and what was accepted under it.
 type Kept = ([u8; 32], Vec<(u32, MessageId)>);
 
+/// What the API's own tests don't ask for.
+fn beyond() -> StoreError {
+    StoreError::Internal("the store in memory can't do this".to_owned())
+}
+
 fn session(user: UserId, name: &str) -> Session {
     Session {
         id: SessionId::generate(),
@@ -230,6 +235,10 @@ impl People for FakeStore {
     async fn create_user(&self, _: &NewUser, _: BridgeKind) -> Result<User> {
         unreachable!("not the API's")
     }
+    async fn user(&self, _: UserId) -> Result<Option<User>> {
+        Err(beyond())
+    }
+
     async fn user_by_name(&self, _: &str) -> Result<Option<User>> {
         unreachable!("not the API's")
     }
@@ -268,6 +277,10 @@ impl Sessions for FakeStore {
 
     async fn session(&self, user: UserId, name: &str) -> Result<Option<Session>> {
         Ok(self.reach()?.sessions.iter().find(|s| s.user_id == user && s.name == name).cloned())
+    }
+
+    async fn session_name(&self, _: Scope, _: SessionId) -> Result<Option<(UserId, String)>> {
+        Err(beyond())
     }
 
     async fn list_sessions(&self, scope: Scope, _: Option<SessionId>, _: u32) -> Result<Page<Session>> {

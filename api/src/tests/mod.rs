@@ -15,8 +15,9 @@ use sanasr_shared::message::Status;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::{Backlog, Store};
+use sanasr_shared::secret::SecretKey;
 use sanasr_shared::session::BridgeKind;
-use sanasr_shared::settings::{AcceptSettings, HttpSettings};
+use sanasr_shared::settings::{AcceptSettings, HttpSettings, defaults};
 use sanasr_shared::user::RawApiKey;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -64,19 +65,11 @@ impl Api {
             store: Arc::clone(&store) as Arc<dyn Store>,
             queue: Arc::clone(&wires) as Arc<dyn Queue>,
             signals: Arc::clone(&wires) as Arc<dyn Signals>,
-            http: HttpSettings {
-                listen: None,
-                metrics_listen: None,
-                body_limit: 8_192,
-                batch_body_limit: 1 << 20,
-                connection_limit: 100,
-            },
-            accept: AcceptSettings {
-                backlog_limit: 1_000,
-                backlog_user_percent: 50,
-                default_max_messages_per_day: LIMIT,
-                default_bridge: BridgeKind::Simulator,
-            },
+            http: HttpSettings { body_limit: 8_192, batch_body_limit: 1 << 20, ..defaults() },
+            accept: AcceptSettings { backlog_limit: 1_000, backlog_user_percent: 50, ..defaults() },
+            tokens: defaults(),
+            media: defaults(),
+            secret: SecretKey::new("a secret of tests, never of anything else"),
             metrics: Arc::new(|| "metrics\n".to_owned()),
             shard: 1,
         });

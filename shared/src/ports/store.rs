@@ -250,6 +250,9 @@ pub trait People: Send + Sync {
     /// Makes a user with its session `default`. [`StoreError::Taken`] if the name is.
     async fn create_user(&self, user: &NewUser, default_bridge: BridgeKind) -> Result<User>;
 
+    /// A user by id.
+    async fn user(&self, id: UserId) -> Result<Option<User>>;
+
     /// A user by name.
     async fn user_by_name(&self, username: &str) -> Result<Option<User>>;
 
@@ -304,6 +307,9 @@ pub trait Sessions: Send + Sync {
 
     /// One session of a user.
     async fn session(&self, user: UserId, name: &str) -> Result<Option<Session>>;
+
+    /// A session by its id: whose it is, and its name.
+    async fn session_name(&self, scope: Scope, id: SessionId) -> Result<Option<(UserId, String)>>;
 
     /// A page of sessions, newest first by id, older than `after`.
     async fn list_sessions(&self, scope: Scope, after: Option<SessionId>, limit: u32) -> Result<Page<Session>>;

@@ -16,7 +16,7 @@ use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, Receipt, Scope, 
 use sanasr_shared::queue::memory::MemoryQueue;
 use sanasr_shared::recipient::Recipient;
 use sanasr_shared::session::{BridgeKind, Pace, SessionStatus};
-use sanasr_shared::settings::WorkerSettings;
+use sanasr_shared::settings::{WorkerSettings, defaults};
 use sanasr_shared::signals::memory::MemorySignals;
 use sanasr_shared::store::sqlite;
 use sanasr_shared::time::Time;
@@ -170,13 +170,8 @@ impl World {
             queue: Arc::clone(&self.queue) as Arc<dyn Queue>,
             signals: Arc::clone(&self.signals),
             bridges: vec![Arc::new(self.bridge.clone())],
-            settings: WorkerSettings {
-                lease: self.lease,
-                session_places: 64,
-                send_timeout: Duration::from_secs(1),
-                keep_events: Duration::from_secs(3600),
-                keep_messages: None,
-            },
+            settings: WorkerSettings { lease: self.lease, send_timeout: Duration::from_secs(1), ..defaults() },
+            media: defaults(),
             shard: 7,
             alone: false,
         };

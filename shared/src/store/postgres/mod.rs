@@ -337,6 +337,10 @@ impl People for Postgres {
         self.in_transaction(async |c| sql::people::create_user(c, user, default_bridge).await).await
     }
 
+    async fn user(&self, id: UserId) -> Result<Option<User>> {
+        self.on_pool(async |c| sql::people::user(c, id).await).await
+    }
+
     async fn user_by_name(&self, username: &str) -> Result<Option<User>> {
         self.on_pool(async |c| sql::people::user_by_name(c, username).await).await
     }
@@ -381,6 +385,10 @@ impl Sessions for Postgres {
 
     async fn session(&self, user: UserId, name: &str) -> Result<Option<Session>> {
         self.on_pool(async |c| sql::sessions::session(c, user, name).await).await
+    }
+
+    async fn session_name(&self, scope: Scope, id: SessionId) -> Result<Option<(UserId, String)>> {
+        self.on_pool(async |c| sql::sessions::name(c, scope, id).await).await
     }
 
     async fn list_sessions(&self, scope: Scope, after: Option<SessionId>, limit: u32) -> Result<Page<Session>> {

@@ -41,6 +41,15 @@ pub(crate) async fn create_user(conn: &mut Connection, user: &NewUser, default_b
     Ok(made)
 }
 
+/// A user by id.
+pub(crate) async fn user(conn: &mut Connection, id: UserId) -> Result<Option<User>> {
+    sqlx::query_as(concat!("SELECT ", user_columns!(), " FROM users WHERE id = $1"))
+        .bind(id)
+        .fetch_optional(conn)
+        .await
+        .map_err(failed)
+}
+
 /// A user by name.
 pub(crate) async fn user_by_name(conn: &mut Connection, username: &str) -> Result<Option<User>> {
     sqlx::query_as(concat!("SELECT ", user_columns!(), " FROM users WHERE username = $1"))

@@ -55,6 +55,18 @@ pub(crate) async fn session(conn: &mut Connection, user: UserId, name: &str) -> 
     row.map(Session::try_from).transpose()
 }
 
+/// Whose a session is, and its name.
+pub(crate) async fn name(conn: &mut Connection, scope: Scope, id: SessionId) -> Result<Option<(UserId, String)>> {
+    sqlx::query_as(
+        "SELECT user_id, name FROM sessions WHERE id = $1 AND ($2 IS NULL OR user_id = $2) AND deleting_at IS NULL",
+    )
+    .bind(id)
+    .bind(scope.user())
+    .fetch_optional(conn)
+    .await
+    .map_err(failed)
+}
+
 macro_rules! session_page {
     ($whose:expr) => {
         concat!(

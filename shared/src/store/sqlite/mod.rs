@@ -280,6 +280,10 @@ impl People for SqliteStore {
             .await
     }
 
+    async fn user(&self, id: UserId) -> Result<Option<User>> {
+        sql::people::user(&mut *self.read().await?, id).await
+    }
+
     async fn user_by_name(&self, username: &str) -> Result<Option<User>> {
         sql::people::user_by_name(&mut *self.read().await?, username).await
     }
@@ -330,6 +334,10 @@ impl Sessions for SqliteStore {
 
     async fn session(&self, user: UserId, name: &str) -> Result<Option<Session>> {
         sql::sessions::session(&mut *self.read().await?, user, name).await
+    }
+
+    async fn session_name(&self, scope: Scope, id: SessionId) -> Result<Option<(UserId, String)>> {
+        sql::sessions::name(&mut *self.read().await?, scope, id).await
     }
 
     async fn list_sessions(&self, scope: Scope, after: Option<SessionId>, limit: u32) -> Result<Page<Session>> {
