@@ -103,6 +103,7 @@ async fn pair_default_session(store: &dyn Store, user: &User) -> anyhow::Result<
             status: SessionStatus::Connecting,
             blocked_reason: None,
             qr: None,
+            pair_code: None,
             pairing: Some(Pairing::Paired(SIMULATED_NUMBER.to_owned())),
         };
         store.report(worker, session.id, &report).await?;

@@ -10,6 +10,9 @@ use uuid::Uuid;
 pub(crate) enum List {
     Messages = 1,
     Sessions = 2,
+    Workers = 3,
+    Queues = 4,
+    DeadLetters = 5,
 }
 
 /// A tag for the list, the id, and a check byte against what only looks like a cursor.

@@ -18,6 +18,7 @@ mod idempotency;
 mod json;
 mod limits;
 mod messages;
+mod operations;
 mod problem;
 mod query;
 mod remembered;
@@ -95,7 +96,11 @@ pub fn router(parts: Parts) -> Router {
     let metrics = parts.http.metrics_listen.is_none().then(|| Arc::clone(&parts.metrics));
     let health = Health::new(Arc::clone(&parts.store), Arc::clone(&parts.queue), Arc::clone(&parts.signals));
     let app = App::start(parts);
-    let api = Router::new().merge(messages::routes()).merge(sessions::routes()).merge(usage::routes());
+    let api = Router::new()
+        .merge(messages::routes())
+        .merge(sessions::routes())
+        .merge(usage::routes())
+        .merge(operations::routes());
     let routes = api.with_state(app.clone()).merge(health::routes(health, metrics));
     let proxies = app.http.trusted_proxies.as_slice().into();
     let cors = cors(&app.http.cors_origins);

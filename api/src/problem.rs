@@ -145,6 +145,10 @@ impl Problem {
         )
     }
 
+    pub(crate) fn not_acceptable(detail: &'static str) -> Self {
+        Self::new(Code::NotAcceptable, detail)
+    }
+
     pub(crate) fn unsupported_media_type(detail: &'static str) -> Self {
         Self::new(Code::UnsupportedMediaType, detail)
     }
@@ -207,6 +211,10 @@ impl Problem {
 
     pub(crate) fn overloaded(detail: &'static str) -> Self {
         Self::new(Code::Overloaded, detail)
+    }
+
+    pub(crate) fn unavailable(detail: &'static str) -> Self {
+        Self::new(Code::Unavailable, detail)
     }
 
     pub(crate) fn internal(cause: impl Into<String>) -> Self {

@@ -3,6 +3,8 @@
 use axum::extract::{FromRequestParts, Query as Pairs};
 use axum::http::Uri;
 use axum::http::request::Parts;
+use sanasr_shared::ids::UserId;
+use sanasr_shared::ports::store::Scope;
 use uuid::Uuid;
 
 use crate::cursor;
@@ -81,6 +83,14 @@ impl Query {
                 .filter(|n| (min..=max).contains(n))
                 .ok_or_else(|| format!("Must be a whole number from {min} to {max}."))
         })
+    }
+
+    /// `user_id` as a filter of an admins' list: whose rows it shows.
+    pub(crate) fn user_filter(&mut self) -> Scope {
+        let user = self.parsed(USER_ID, |text| {
+            text.parse().ok().filter(|id| *id > 0).ok_or_else(|| "Must be a user's id.".to_owned())
+        });
+        user.map_or(Scope::All, |id| Scope::User(UserId(id)))
     }
 
     /// `cursor` and `limit` of a list.

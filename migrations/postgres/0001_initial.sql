@@ -67,6 +67,9 @@ CREATE TABLE sessions (
     phone_number              text,
     qr_code                   text,
     qr_expires_at             bigint,
+    pair_phone                text,
+    pair_code                 text,
+    pair_code_expires_at      bigint,
     connected_at              bigint,
     last_active_at            bigint,
     queued                    bigint   NOT NULL DEFAULT 0,
@@ -138,7 +141,7 @@ CREATE INDEX messages_open_session ON messages (session_id, seq) WHERE open;
 -- of looking for a session's.
 CREATE INDEX messages_expiry ON messages (expires_at) WHERE open AND expires_at > 0;
 CREATE INDEX messages_scheduled ON messages (due_at, seq) WHERE due_at IS NOT NULL AND NOT open;
-CREATE INDEX messages_dead ON messages (id) WHERE crashes > 0;
+CREATE INDEX messages_dead ON messages (id) WHERE crashes >= 3;
 
 -- want, lim, granted: scratch of the accepting statement, which can't return what a row was before.
 CREATE TABLE quotas (

@@ -63,6 +63,9 @@ CREATE TABLE sessions (
     phone_number              TEXT,
     qr_code                   TEXT,
     qr_expires_at             INTEGER,
+    pair_phone                TEXT,
+    pair_code                 TEXT,
+    pair_code_expires_at      INTEGER,
     connected_at              INTEGER,
     last_active_at            INTEGER,
     queued                    INTEGER NOT NULL DEFAULT 0,
@@ -124,7 +127,7 @@ CREATE INDEX messages_open_recipient ON messages (session_id, recipient, seq) WH
 CREATE INDEX messages_open_session ON messages (session_id, seq) WHERE open;
 CREATE INDEX messages_expiry ON messages (expires_at) WHERE open;
 CREATE INDEX messages_scheduled ON messages (due_at, seq) WHERE due_at IS NOT NULL AND NOT open;
-CREATE INDEX messages_dead ON messages (id) WHERE crashes > 0;
+CREATE INDEX messages_dead ON messages (id) WHERE crashes >= 3;
 
 CREATE TABLE quotas (
     user_id  INTEGER NOT NULL,

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use sanasr_shared::ids::{MessageId, UserId};
 use sanasr_shared::message::{BlockedBy, Message, Status};
-use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, IdempotencyKey, StoreError};
+use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, IdempotencyKey, Scope, StoreError};
 use sanasr_shared::time::Time;
 use serde_json::{Map, Value};
 
@@ -21,7 +21,7 @@ use crate::auth::Caller;
 use crate::edge::RequestId;
 use crate::fields::FieldErrors;
 use crate::idempotency;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::sessions::resolve;
 use crate::state::App;
 
@@ -79,11 +79,12 @@ async fn try_send_one(
     form: Form,
     operation: &str,
 ) -> Result<Sent, Problem> {
+    let user = caller.user()?;
     let key = idempotency::key(headers, operation, &body, false)?;
-    if let Some(kept) = kept_under(app, caller.user()?, key.as_ref()).await?
+    if let Some(kept) = kept_under(app, user, key.as_ref()).await?
         && let Some((_, id)) = kept.first()
     {
-        return replayed(app, caller, *id).await;
+        return replayed(app, user, *id).await;
     }
     let draft = Draft::read(Value::Object(body), form, 0, "", Time::now());
     let prepared = prepare(app, caller, request_id, vec![draft]).await?;
@@ -91,17 +92,38 @@ async fn try_send_one(
     for item in prepared {
         good.push(item.map_err(|(_, errors)| Problem::validation(errors))?);
     }
-    app.backlog.check(caller.user()?, 1).await?;
-    match accept(app, caller.user()?, key, good).await?.pop() {
+    match good.pop() {
+        Some(item) => accept_one(app, user, key, item).await.map_err(|problem| to_admin(caller.asker.user, user, problem)),
+        None => Err(Problem::internal("a message was lost while it was prepared")),
+    }
+}
+
+/// What a refusal means to an admin who sends for somebody else: it is not their own credentials that are refused.
+pub(crate) fn to_admin(asker: UserId, user: UserId, problem: Problem) -> Problem {
+    if asker != user && problem.code() == Code::Unauthenticated {
+        return Problem::conflict("The user is deactivated.");
+    }
+    problem
+}
+
+/// Has one message accepted that can be.
+pub(crate) async fn accept_one(
+    app: &App,
+    user: UserId,
+    key: Option<IdempotencyKey>,
+    item: Prepared,
+) -> Result<Sent, Problem> {
+    app.backlog.check(user, 1).await?;
+    match accept(app, user, key, vec![item]).await?.pop() {
         Some((_, Answer::Accepted(message))) => Ok(Sent { message: *message, replayed: false }),
-        Some((_, Answer::Replayed(id))) => replayed(app, caller, id).await,
+        Some((_, Answer::Replayed(id))) => replayed(app, user, id).await,
         Some((_, Answer::Refused(problem))) => Err(problem),
         None => Err(Problem::internal("the store answered nothing about a message")),
     }
 }
 
-async fn replayed(app: &App, caller: Caller, id: MessageId) -> Result<Sent, Problem> {
-    let message = app.store.message(caller.scope(), id).await?.ok_or_else(no_longer_kept)?;
+async fn replayed(app: &App, user: UserId, id: MessageId) -> Result<Sent, Problem> {
+    let message = app.store.message(Scope::User(user), id).await?.ok_or_else(no_longer_kept)?;
     Ok(Sent { message, replayed: true })
 }
 

@@ -16,7 +16,7 @@ use crate::sessions::resolve::KnownSession;
 
 const TEXT: TextRule = TextRule::lines(4_096);
 const CAPTION: TextRule = TextRule::lines(1_024);
-const REFERENCE: TextRule = TextRule::line(255);
+pub(crate) const REFERENCE: TextRule = TextRule::line(255);
 const URL: TextRule = TextRule::line(2_048);
 const FILENAME: TextRule = TextRule::line(255);
 const MIME_TYPE: TextRule = TextRule::line(127);

@@ -1,9 +1,10 @@
 //! Messages: accepting, following, cancelling.
 
-mod accept;
+pub(crate) mod accept;
 mod batch;
 mod cancel;
-mod draft;
+mod cancel_all;
+pub(crate) mod draft;
 mod get;
 mod list;
 mod send;
@@ -26,6 +27,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/api/v1/messages", get(list::list).post(send::send))
         .route("/api/v1/messages/list", get(list::list))
         .route("/api/v1/messages/batch", post(batch::batch))
+        .route("/api/v1/messages/cancel", post(cancel_all::cancel_all))
         .route("/api/v1/messages/send-text", post(send_text::send_text))
         .route("/api/v1/messages/send-media", post(send_media::send_media))
         .route("/api/v1/messages/{id}", get(get::get))
@@ -33,7 +35,7 @@ pub(crate) fn routes() -> Router<App> {
 }
 
 /// The message that a path names. What is no id is the id of no message.
-pub(crate) struct MessagePath(MessageId);
+pub(crate) struct MessagePath(pub(crate) MessageId);
 
 impl FromRequestParts<App> for MessagePath {
     type Rejection = Problem;
@@ -45,6 +47,6 @@ impl FromRequestParts<App> for MessagePath {
 }
 
 /// Unknown, or another user's: which of the two isn't told.
-fn absent() -> Problem {
+pub(crate) fn absent() -> Problem {
     Problem::not_found("There is no such message.")
 }

@@ -1,4 +1,4 @@
-//! Sessions: making, pairing, pausing, deleting. QR images and pair codes have their place here.
+//! Sessions: making, pairing, pausing, deleting.
 
 mod change;
 mod command;
@@ -6,6 +6,8 @@ mod create;
 mod delete;
 mod get;
 mod list;
+mod pair_code;
+mod qr;
 pub(crate) mod resolve;
 
 use axum::Router;
@@ -26,6 +28,8 @@ pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/api/v1/sessions", get(list::list).post(create::create))
         .route("/api/v1/sessions/{name}", get(get::get).patch(change::change).delete(delete::delete))
+        .route("/api/v1/sessions/{name}/qr", get(qr::qr))
+        .route("/api/v1/sessions/{name}/pair-code", post(pair_code::pair_code))
         .route("/api/v1/sessions/{name}/connect", post(command::named(Connect)))
         .route("/api/v1/sessions/{name}/disconnect", post(command::named(Disconnect)))
         .route("/api/v1/sessions/{name}/logout", post(command::named(Logout)))

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sanasr_shared::ids::{ApiKeyId, MessageId, SessionId, UserId, WorkerId};
 use sanasr_shared::message::{Message, Status};
+use sanasr_shared::ports::operations::{CancelFilter, Operations, SessionQueue, WorkerState};
 use sanasr_shared::ports::queue::{Doorbell, Queue};
 use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::*;
@@ -264,6 +265,29 @@ impl People for FakeStore {
 }
 
 #[async_trait]
+impl Operations for FakeStore {
+    async fn list_workers(&self, _: Option<WorkerId>, _: u32) -> Result<Page<WorkerState>> {
+        Err(beyond())
+    }
+
+    async fn list_queues(&self, _: Scope, _: Option<SessionId>, _: u32) -> Result<Page<SessionQueue>> {
+        Err(beyond())
+    }
+
+    async fn list_dead_letters(&self, _: Scope, _: Option<MessageId>, _: u32) -> Result<Page<Message>> {
+        Err(beyond())
+    }
+
+    async fn dead_letter(&self, _: MessageId) -> Result<Option<Message>> {
+        Err(beyond())
+    }
+
+    async fn cancel_waiting(&self, _: UserId, _: &CancelFilter) -> Result<Swept> {
+        Err(beyond())
+    }
+}
+
+#[async_trait]
 impl Sessions for FakeStore {
     async fn create_session(&self, user: UserId, name: &str, _: BridgeKind) -> Result<Session> {
         let mut data = self.reach()?;
@@ -311,6 +335,14 @@ impl Sessions for FakeStore {
             }
             session.clone()
         }))
+    }
+
+    async fn request_pair_code(&self, _: UserId, _: &str, _: &str) -> Result<Moved<Session>> {
+        Err(beyond())
+    }
+
+    async fn pair_code(&self, _: SessionId) -> Result<Option<(String, Time)>> {
+        Err(beyond())
     }
 
     async fn delete_session(&self, user: UserId, name: &str) -> Result<bool> {

@@ -39,6 +39,7 @@ macro_rules! bridge_suite {
     ($world:expr) => {
         $crate::bridge_suite! { @tests $world;
             an_unpaired_session_shows_a_code_and_pairs
+            a_session_pairs_by_a_code_that_is_typed
             a_paired_session_connects_without_a_code
             an_acknowledged_message_was_received
             messages_to_one_recipient_are_received_in_order
@@ -75,8 +76,13 @@ struct Opened {
 
 impl Opened {
     async fn open(bridge: &dyn Bridge, session: SessionId, paired: Option<&str>, awaiting: Vec<Awaiting>) -> Self {
+        let paired = paired.map(str::to_owned);
+        Self::request(bridge, LinkRequest { session, paired, pair_phone: None, awaiting }).await
+    }
+
+    async fn request(bridge: &dyn Bridge, request: LinkRequest) -> Self {
         let (sender, events) = mpsc::channel(64);
-        let request = LinkRequest { session, paired: paired.map(str::to_owned), awaiting };
+        let session = request.session;
         Self { session, link: bridge.open(request, sender).await, events }
     }
 
@@ -171,6 +177,33 @@ pub async fn an_unpaired_session_shows_a_code_and_pairs(world: &dyn BridgeWorld)
         }
     }
     assert!(!codes.is_empty(), "a code was shown");
+    opened.until_connected().await;
+}
+
+/// Wanted paired by a code, it shows one that people can type, is paired with the number that was asked for, and connects.
+pub async fn a_session_pairs_by_a_code_that_is_typed(world: &dyn BridgeWorld) {
+    let (bridge, session) = (world.bridge(), SessionId::generate());
+    let pair_phone = Some("+15550001234".to_owned());
+    let request = LinkRequest { session, paired: None, pair_phone, awaiting: Vec::new() };
+    let mut opened = Opened::request(&*bridge, request).await;
+    let mut shown = false;
+    loop {
+        match opened.next().await {
+            BridgeEvent::Connecting => {}
+            BridgeEvent::PairCode { code, expires_at } => {
+                assert!(expires_at > Time::now(), "a code that can be typed");
+                let letters = code.chars().filter(|c| c.is_ascii_uppercase() || c.is_ascii_digit()).count();
+                assert_eq!((letters, code.len()), (8, 9), "{code}");
+                shown = true;
+            }
+            BridgeEvent::Paired { phone_number } => {
+                assert_eq!(phone_number, "+15550001234");
+                break;
+            }
+            event => panic!("{event:?} before it was paired"),
+        }
+    }
+    assert!(shown, "a code was shown");
     opened.until_connected().await;
 }
 

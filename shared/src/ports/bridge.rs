@@ -35,6 +35,8 @@ pub struct LinkRequest {
     pub session: SessionId,
     /// The number it is paired with, if it is.
     pub paired: Option<String>,
+    /// The number to pair it with by a code, if its user wants that rather than a QR code.
+    pub pair_phone: Option<String>,
     /// Messages that still await receipts.
     pub awaiting: Vec<Awaiting>,
 }
@@ -95,6 +97,13 @@ pub enum BridgeEvent {
     /// A QR code to scan, and its end.
     QrCode {
         /// The raw text to draw.
+        code: String,
+        /// When it ends.
+        expires_at: Time,
+    },
+    /// A code to type on the phone with the number that was asked for, and its end.
+    PairCode {
+        /// As it is shown to people.
         code: String,
         /// When it ends.
         expires_at: Time,

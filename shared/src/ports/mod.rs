@@ -5,6 +5,7 @@
 //! binary's `roles.rs`.
 
 pub mod bridge;
+pub mod operations;
 pub mod queue;
 pub mod signals;
 pub mod store;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::ids::{ApiKeyId, MessageId, SessionId, UserId, WorkerId};
 use crate::message::{Content, Hold, Message, MessageError, MessageType, NewMessage, Status};
+use crate::ports::operations::Operations;
 use crate::recipient::Recipient;
 use crate::session::{BridgeKind, Pace, Session, SessionStatus};
 use crate::time::{Day, Time};
@@ -323,6 +324,13 @@ pub trait Sessions: Send + Sync {
     /// effect at once if nobody owns the session, and otherwise by its owner.
     async fn command(&self, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>>;
 
+    /// Wants a session that isn't paired to be paired by a code, which is typed on the phone with this number (E.164);
+    /// connects it. Refused if it is paired.
+    async fn request_pair_code(&self, user: UserId, name: &str, phone: &str) -> Result<Moved<Session>>;
+
+    /// The code that waits to be typed, and its end.
+    async fn pair_code(&self, session: SessionId) -> Result<Option<(String, Time)>>;
+
     /// Marks a session for deletion; `false` if there is none of that name.
     async fn delete_session(&self, user: UserId, name: &str) -> Result<bool>;
 }
@@ -356,6 +364,8 @@ pub struct OwnedSession {
     pub paired: bool,
     /// The number it is paired with.
     pub phone_number: Option<String>,
+    /// The number to pair it with by a code, rather than by a QR code.
+    pub pair_phone: Option<String>,
     /// How fast it may send.
     pub pace: Pace,
 }
@@ -380,6 +390,8 @@ pub struct SessionReport {
     pub blocked_reason: Option<String>,
     /// The QR code that waits to be scanned and its end, or none.
     pub qr: Option<(String, Time)>,
+    /// The code that waits to be typed on the phone and its end, or none.
+    pub pair_code: Option<(String, Time)>,
     /// A change of its pairing.
     pub pairing: Option<Pairing>,
 }
@@ -669,7 +681,7 @@ pub trait Housekeeping: Send + Sync {
 
 /// The whole store.
 #[async_trait]
-pub trait Store: Accepting + Messages + People + Sessions + Working + Housekeeping {
+pub trait Store: Accepting + Messages + People + Sessions + Working + Housekeeping + Operations {
     /// Whether the database answers.
     async fn ping(&self) -> Result<()>;
 

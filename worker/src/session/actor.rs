@@ -227,6 +227,7 @@ impl<'a> Actor<'a> {
             Some(BridgeEvent::Receipts(receipts)) => self.receipts.add(receipts),
             Some(BridgeEvent::Connecting) => self.board.show(SessionStatus::Connecting, None),
             Some(BridgeEvent::QrCode { code, expires_at }) => self.board.show_qr(code, expires_at),
+            Some(BridgeEvent::PairCode { code, expires_at }) => self.board.show_pair_code(code, expires_at),
             Some(BridgeEvent::Paired { phone_number }) => {
                 self.board.show(SessionStatus::Connecting, None);
                 self.board.pair(Pairing::Paired(phone_number));
@@ -278,6 +279,10 @@ impl<'a> Actor<'a> {
         let now = Instant::now();
         let new = self.updates.borrow_and_update().clone();
         let could = self.may_send();
+        if new.pair_phone.is_some() && new.pair_phone != self.session.pair_phone && !new.paired {
+            self.connection = None; // the next one pairs by a code
+            self.open_at = now;
+        }
         self.session = new;
         let pace = effective(self.session.pace, &*self.bridge);
         self.pacing.set(pace, now);
@@ -533,6 +538,7 @@ async fn connect(life: Arc<Life>, bridge: Arc<dyn Bridge>, session: OwnedSession
         session: session.id,
         awaiting: awaiting.await.ok()?,
         paired: session.phone_number.filter(|_| session.paired),
+        pair_phone: session.pair_phone.filter(|_| !session.paired),
     };
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     let link = bridge.open(request, sender).await;

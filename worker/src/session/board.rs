@@ -31,6 +31,7 @@ pub(crate) struct Board {
     status: SessionStatus,
     reason: Option<String>,
     qr: Option<(String, Time)>,
+    pair_code: Option<(String, Time)>,
     restricted_until: Option<Instant>,
     pairings: VecDeque<Pairing>,
     dirty: bool,
@@ -47,6 +48,7 @@ impl Board {
             status: stored,
             reason: None,
             qr: None,
+            pair_code: None,
             restricted_until: None,
             pairings: VecDeque::new(),
             dirty: false,
@@ -61,17 +63,30 @@ impl Board {
         if status != self.status {
             tracing::info!(session = %self.session, name = self.name, status = status.as_str(), reason, "session");
         }
-        self.dirty |= (status, &reason) != (self.status, &self.reason) || self.qr.is_some() || self.written.is_none();
+        self.dirty |= (status, &reason) != (self.status, &self.reason) || self.is_pairing() || self.written.is_none();
         self.status = status;
         self.reason = reason;
         self.qr = None;
+        self.pair_code = None;
         self.write();
+    }
+
+    const fn is_pairing(&self) -> bool {
+        self.qr.is_some() || self.pair_code.is_some()
     }
 
     /// A QR code waits to be scanned.
     pub(crate) fn show_qr(&mut self, code: String, expires_at: Time) {
         self.show(SessionStatus::WaitingForScan, None);
         self.qr = Some((code, expires_at));
+        self.dirty = true;
+        self.write();
+    }
+
+    /// A code waits to be typed on the phone.
+    pub(crate) fn show_pair_code(&mut self, code: String, expires_at: Time) {
+        self.show(SessionStatus::WaitingForScan, None);
+        self.pair_code = Some((code, expires_at));
         self.dirty = true;
         self.write();
     }
@@ -139,6 +154,7 @@ impl Board {
             status: self.status,
             blocked_reason: if restricted { Some(RESTRICTED.to_owned()) } else { self.reason.clone() },
             qr: self.qr.clone(),
+            pair_code: self.pair_code.clone(),
             pairing: self.pairings.pop_front(),
         };
         let (life, session) = (Arc::clone(&self.life), self.session);

@@ -70,6 +70,7 @@ impl SimulatedLink {
             ring: shared.account.mailbox.take_over(),
             shared: Arc::clone(&shared),
             paired: request.paired.is_some(),
+            pair_phone: request.pair_phone,
             events,
         };
         tokio::spawn(task.run());
@@ -242,6 +243,7 @@ fn after_expiry(expires_at: Time, later: Duration) -> Instant {
 struct Task {
     shared: Arc<Shared>,
     paired: bool,
+    pair_phone: Option<String>,
     events: mpsc::Sender<BridgeEvent>,
     ring: Arc<Notify>,
 }
@@ -259,7 +261,10 @@ impl Task {
     async fn live(&self) -> Result<Infallible, Closed> {
         self.emit(BridgeEvent::Connecting).await?;
         if !self.paired {
-            self.pair().await?;
+            match &self.pair_phone {
+                Some(phone) => self.pair_by_code(phone).await?,
+                None => self.pair().await?,
+            }
         }
         loop {
             let connection = self.shared.connect()?;
@@ -284,6 +289,20 @@ impl Task {
             self.pause(left.min(qr_life)).await?;
             if left <= qr_life {
                 return self.emit(BridgeEvent::Paired { phone_number: phone_number(self.shared.session) }).await;
+            }
+        }
+    }
+
+    /// Shows codes until one is typed.
+    async fn pair_by_code(&self, phone: &str) -> Result<(), Closed> {
+        let Timing { scan_after, qr_life, .. } = self.shared.timing;
+        let typed_at = Instant::now() + scan_after;
+        loop {
+            self.emit(BridgeEvent::PairCode { code: pair_code(), expires_at: Time::now().plus(qr_life) }).await?;
+            let left = typed_at.saturating_duration_since(Instant::now());
+            self.pause(left.min(qr_life)).await?;
+            if left <= qr_life {
+                return self.emit(BridgeEvent::Paired { phone_number: phone.to_owned() }).await;
             }
         }
     }
@@ -356,6 +375,15 @@ async fn until(moment: Option<Instant>) {
 /// Shaped like the text in WhatsApp's own QR codes, and plainly not one.
 fn qr_code(session: SessionId) -> String {
     format!("2@simulated,{session},{:032x}", rand::random::<u128>())
+}
+
+/// Of WhatsApp's form: eight characters of its alphabet, which leaves out what is easily mistaken.
+fn pair_code() -> String {
+    const ALPHABET: &[u8; 32] = b"123456789ABCDEFGHJKLMNPQRSTVWXYZ";
+    let random = rand::random::<u64>();
+    let letter = |n: u32| char::from(ALPHABET[(random >> (5 * n) & 31) as usize]);
+    let (first, second): (String, String) = ((0..4).map(letter).collect(), (4..8).map(letter).collect());
+    format!("{first}-{second}")
 }
 
 /// A number made from the session's random bits: always the same, and nobody's (the exchange 555 isn't given out).

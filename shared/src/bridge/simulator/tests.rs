@@ -72,7 +72,7 @@ impl Session {
     async fn open(simulator: &Simulator, awaiting: Vec<Awaiting>) -> Self {
         let (sender, events) = mpsc::channel(64);
         let paired = Some("+15550000000".to_owned());
-        let request = LinkRequest { session: SessionId::generate(), paired, awaiting };
+        let request = LinkRequest { session: SessionId::generate(), paired, pair_phone: None, awaiting };
         let mut session = Self { link: simulator.open(request, sender).await, events };
         while !matches!(session.next().await, BridgeEvent::Connected) {}
         session
@@ -300,7 +300,7 @@ async fn a_fresh_simulator_gives_what_is_awaited() {
 async fn qr_codes_are_renewed_until_one_is_scanned() {
     let ledger = LedgerFile::new();
     let (sender, mut events) = mpsc::channel(64);
-    let request = LinkRequest { session: SessionId::generate(), paired: None, awaiting: Vec::new() };
+    let request = LinkRequest { session: SessionId::generate(), paired: None, pair_phone: None, awaiting: Vec::new() };
     let _link = ledger.simulator().open(request, sender).await;
     let mut codes = Vec::new();
     loop {

@@ -104,6 +104,7 @@ pub async fn a_renewal_tells_what_changed(world: &dyn World) {
         user_active: true,
         paired: true,
         phone_number: Some("+15550000000".to_owned()),
+        pair_phone: None,
         pace: Pace::default(),
     };
     assert_eq!(owned().await, expected);

@@ -134,6 +134,23 @@ const DRAIN: &str = ending!(
 )"
 );
 
+/// What a user has waiting and may take back: what can't have been sent.
+pub(super) const CANCEL: &str = ending!(
+    "mine AS MATERIALIZED (
+    SELECT id FROM sessions WHERE user_id = $3 AND ($4::text IS NULL OR name = $4 AND deleting_at IS NULL)
+), picked AS MATERIALIZED (
+    SELECT p.* FROM mine s CROSS JOIN LATERAL (
+        (SELECT m.id, m.status AS was, m.attempts, 8::smallint AS ended FROM messages m
+         WHERE m.session_id = s.id AND m.open AND m.status = 1 AND m.unknown_attempts = 0
+           AND ($5::text IS NULL OR m.recipient = $5) AND ($6::text IS NULL OR m.reference = $6) LIMIT $1)
+        UNION ALL
+        (SELECT m.id, m.status, m.attempts, 8::smallint FROM messages m
+         WHERE m.due_at IS NOT NULL AND NOT m.open AND m.session_id = s.id AND m.status = 0 AND m.unknown_attempts = 0
+           AND ($5::text IS NULL OR m.recipient = $5) AND ($6::text IS NULL OR m.reference = $6) LIMIT $1)
+    ) p LIMIT $1
+)"
+);
+
 pub(super) async fn expire(connection: &mut PgConnection) -> Result<Swept> {
     let messages: Vec<MessageId> = sqlx::query_scalar(EXPIRE)
         .bind(SWEEP_CHUNK)

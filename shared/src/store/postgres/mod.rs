@@ -8,6 +8,7 @@ mod dialect;
 mod accept;
 mod committer;
 mod housekeeping;
+mod operations;
 #[cfg(feature = "conformance")]
 pub mod plans;
 mod pull;
@@ -401,6 +402,14 @@ impl Sessions for Postgres {
 
     async fn command(&self, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>> {
         self.in_transaction(async |c| sql::sessions::command(c, user, name, command).await).await
+    }
+
+    async fn request_pair_code(&self, user: UserId, name: &str, phone: &str) -> Result<Moved<Session>> {
+        self.in_transaction(async |c| sql::sessions::request_pair_code(c, user, name, phone).await).await
+    }
+
+    async fn pair_code(&self, session: SessionId) -> Result<Option<(String, Time)>> {
+        self.on_pool(async |c| sql::sessions::pair_code(c, session).await).await
     }
 
     async fn delete_session(&self, user: UserId, name: &str) -> Result<bool> {

@@ -31,7 +31,7 @@ WITH item AS MATERIALIZED (
 ), worker AS MATERIALIZED (
     SELECT id FROM workers WHERE id = $1 FOR KEY SHARE
 ), cand AS MATERIALIZED (
-    SELECT i.*, m.status AS was, m.unknown_attempts - i.not_sent::integer AS unknown, m.crashes + i.crash::integer AS crashed
+    SELECT i.*, m.status AS was, m.unknown_attempts - i.not_sent::integer AS unknown, CASE WHEN i.crash AND i.goal = 6 THEN $13 ELSE m.crashes + i.crash::integer END AS crashed
     FROM worker CROSS JOIN item i JOIN messages m ON m.id = i.id
     WHERE m.claimed_by = $1 AND m.claim = i.claim
       AND (m.status = 2 AND (m.attempts = i.attempt OR i.goal = 3)
@@ -54,7 +54,7 @@ WITH item AS MATERIALIZED (
         hold = CASE WHEN n.status IN (1, 2) THEN n.hold ELSE 0 END,
         error = CASE WHEN n.status = 3 THEN NULL
                      WHEN n.status = 6 AND n.unknown > 0 THEN $14
-                     WHEN n.status = 6 AND n.crash THEN $15
+                     WHEN n.status = 6 AND n.crash THEN COALESCE(n.error, $15)
                      ELSE COALESCE(n.error, m.error) END,
         sent_at = CASE WHEN n.status = 3 THEN COALESCE(m.sent_at, now_ms()) ELSE m.sent_at END,
         refunded = n.status IN (6, 7) AND n.unknown = 0,
@@ -116,7 +116,13 @@ impl Terms {
                 error: Some(error.to_json()),
                 ..plain(Status::Accepted)
             },
-            Outcome::Failed { error } => Self { not_sent: true, error: Some(error.to_json()), ..plain(Status::Failed) },
+            Outcome::Failed { error } => Self {
+                not_sent: true,
+                // A dead letter, whether or not it has crashed.
+                crash: error.code == MessageError::INTERNAL,
+                error: Some(error.to_json()),
+                ..plain(Status::Failed)
+            },
             Outcome::Expired => Self { not_sent: true, ..plain(Status::Expired) },
             Outcome::InDoubt { error, after } => Self {
                 after_ms: Some(millis(*after)),

@@ -53,6 +53,8 @@ macro_rules! select_messages {
     };
 }
 
+pub(super) use {blocked_by, select_messages};
+
 /// One message.
 pub(crate) async fn message(conn: &mut Connection, scope: Scope, id: MessageId) -> Result<Option<Message>> {
     let row: Option<MessageRow> = sqlx::query_as(select_messages!("m.id = $1"))

@@ -6,6 +6,7 @@
 //! worker, sessions, messages, quota.
 
 pub(crate) mod messages;
+pub(crate) mod operations;
 pub(crate) mod ownership;
 pub(crate) mod people;
 pub(crate) mod rows;

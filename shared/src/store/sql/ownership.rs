@@ -79,7 +79,7 @@ macro_rules! select_owned {
         concat!(
             "SELECT s.id, s.user_id, s.name, s.bridge, s.status, s.wanted, s.logout, s.paused,
                 s.deleting_at IS NOT NULL AS deleting, COALESCE(u.is_active, false) AS user_active, s.paired,
-                s.phone_number, s.per_minute, s.burst, s.jitter_ms, s.first_contacts_per_minute, s.typing
+                s.phone_number, s.pair_phone, s.per_minute, s.burst, s.jitter_ms, s.first_contacts_per_minute, s.typing
             FROM sessions s LEFT JOIN users u ON u.id = s.user_id WHERE s.owner = $1",
             $condition,
             " ORDER BY s.id"
@@ -146,7 +146,8 @@ macro_rules! free_events {
 macro_rules! free_sessions {
     ($which:expr) => {
         concat!(
-            "UPDATE sessions SET owner = NULL, paced_until = NULL, qr_code = NULL, qr_expires_at = NULL, status = ",
+            "UPDATE sessions SET owner = NULL, paced_until = NULL, qr_code = NULL, qr_expires_at = NULL, pair_code = NULL,
+                status = ",
             ownerless_status!(),
             ", updated_at = ",
             now_ms!(),
@@ -248,8 +249,8 @@ pub(crate) async fn report(
     let Some((user, old)) = row else { return Ok(false) };
     let status = report.status as i16;
     sqlx::query(concat!(
-        "UPDATE sessions SET status = $2, blocked_reason = $3, qr_code = $4, qr_expires_at = $5,
-            connected_at = CASE WHEN $2 = 3 AND status <> 3 THEN ",
+        "UPDATE sessions SET status = $2, blocked_reason = $3, qr_code = $4, qr_expires_at = $5, pair_code = $6,
+            pair_code_expires_at = $7, connected_at = CASE WHEN $2 = 3 AND status <> 3 THEN ",
         now_ms!(),
         " ELSE connected_at END, updated_at = ",
         now_ms!(),
@@ -260,12 +261,14 @@ pub(crate) async fn report(
     .bind(report.blocked_reason.as_deref())
     .bind(report.qr.as_ref().map(|(code, _)| code.as_str()))
     .bind(report.qr.as_ref().map(|(_, end)| *end))
+    .bind(report.pair_code.as_ref().map(|(code, _)| code.as_str()))
+    .bind(report.pair_code.as_ref().map(|(_, end)| *end))
     .execute(&mut *conn)
     .await
     .map_err(failed)?;
     match &report.pairing {
         Some(Pairing::Paired(number)) => {
-            sqlx::query("UPDATE sessions SET paired = true, phone_number = $2 WHERE id = $1")
+            sqlx::query("UPDATE sessions SET paired = true, phone_number = $2, pair_phone = NULL WHERE id = $1")
                 .bind(session)
                 .bind(number)
                 .execute(&mut *conn)
@@ -274,7 +277,8 @@ pub(crate) async fn report(
         }
         Some(Pairing::Unlinked) => {
             sqlx::query(
-                "UPDATE sessions SET paired = false, phone_number = NULL, wanted = false, logout = false WHERE id = $1",
+                "UPDATE sessions SET paired = false, phone_number = NULL, pair_phone = NULL, wanted = false, logout = false
+                WHERE id = $1",
             )
             .bind(session)
             .execute(&mut *conn)

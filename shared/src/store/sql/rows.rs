@@ -46,8 +46,11 @@ impl TryFrom<MessageRow> for Message {
 
     fn try_from(row: MessageRow) -> Result<Self, StoreError> {
         let id = row.id;
-        let content: Content = serde_json::from_str(&row.content)
-            .map_err(|e| corrupt("messages.content", id, format!("unreadable: {e}")))?;
+        // Such a message is a dead letter, which people must be able to look at.
+        let content: Content = serde_json::from_str(&row.content).unwrap_or_else(|error| {
+            tracing::error!(message = %id, %error, "a message's content can't be read");
+            Content::default()
+        });
         let error = row
             .error
             .map(|text| serde_json::from_str::<MessageError>(&text))
@@ -192,6 +195,7 @@ pub(crate) struct OwnedSessionRow {
     user_active: bool,
     paired: bool,
     phone_number: Option<String>,
+    pair_phone: Option<String>,
     #[sqlx(flatten)]
     pace: PaceRow,
 }
@@ -214,6 +218,7 @@ impl TryFrom<OwnedSessionRow> for OwnedSession {
             user_active: row.user_active,
             paired: row.paired,
             phone_number: row.phone_number,
+            pair_phone: row.pair_phone,
         })
     }
 }

@@ -3,9 +3,10 @@
 use super::rows::SessionRow;
 use super::{Connection, event, failed};
 use crate::ids::{SessionId, UserId};
-use crate::ports::store::{Page, Result, Scope, SessionCommand, StoreError};
+use crate::ports::store::{Moved, Page, Result, Scope, SessionCommand, StoreError};
 use crate::session::{BridgeKind, Pace, Session, SessionStatus};
 use crate::store::taken;
+use crate::time::Time;
 
 /// A QR code is shown while it can be scanned.
 macro_rules! session_columns {
@@ -195,6 +196,7 @@ pub(crate) async fn command(
             phone_number = CASE WHEN $6 OR NOT paired THEN phone_number END,
             qr_code = CASE WHEN status = $2 THEN qr_code END,
             qr_expires_at = CASE WHEN status = $2 THEN qr_expires_at END,
+            pair_phone = CASE WHEN $3 THEN pair_phone END, pair_code = CASE WHEN $3 THEN pair_code END,
             blocked_reason = CASE WHEN status = $2 THEN blocked_reason END,
             updated_at = ",
         now_ms!(),
@@ -214,6 +216,41 @@ pub(crate) async fn command(
         event(conn, user, id, None, new.status).await?;
     }
     Ok(Some(row.try_into()?))
+}
+
+/// Wants a session paired by a code that is typed on the phone with this number. Within a transaction.
+pub(crate) async fn request_pair_code(
+    conn: &mut Connection,
+    user: UserId,
+    name: &str,
+    phone: &str,
+) -> Result<Moved<Session>> {
+    let Some(session) = command(conn, user, name, SessionCommand::Connect).await? else { return Ok(Moved::Absent) };
+    // The same phone again is answered with the code that waits, if one does.
+    let done = sqlx::query(concat!(
+        "UPDATE sessions SET pair_phone = $2, pair_code = CASE WHEN pair_phone = $2 THEN pair_code END, updated_at = ",
+        now_ms!(),
+        " WHERE id = $1 AND NOT paired"
+    ))
+    .bind(session.id)
+    .bind(phone)
+    .execute(&mut *conn)
+    .await
+    .map_err(failed)?;
+    Ok(if done.rows_affected() > 0 { Moved::Done(session) } else { Moved::Refused(session) })
+}
+
+/// The code that waits to be typed, and its end.
+pub(crate) async fn pair_code(conn: &mut Connection, session: SessionId) -> Result<Option<(String, Time)>> {
+    sqlx::query_as(concat!(
+        "SELECT pair_code, pair_code_expires_at FROM sessions
+        WHERE id = $1 AND pair_code IS NOT NULL AND pair_code_expires_at > ",
+        now_ms!()
+    ))
+    .bind(session)
+    .fetch_optional(conn)
+    .await
+    .map_err(failed)
 }
 
 /// Marks a session for deletion.

@@ -11,6 +11,7 @@ use super::sql::failed;
 use super::sql::messages::first_id_at;
 use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::Status;
+use crate::ports::operations::CancelFilter;
 use crate::ports::store::{AcceptedJob, Backlog, Result, Retention, SWEEP_CHUNK, Swept};
 use crate::session::DELETE_GRACE;
 use crate::time::{Time, millis};
@@ -103,6 +104,39 @@ pub(super) async fn expire(conn: &mut SqliteConnection, now: Time) -> Result<Swe
     .await
     .map_err(failed)?;
     end_all(conn, now, rows, Status::Expired).await
+}
+
+/// Cancels what a user has waiting, and what can't have been sent.
+pub(super) async fn cancel_waiting(
+    conn: &mut SqliteConnection,
+    now: Time,
+    user: UserId,
+    filter: &CancelFilter,
+) -> Result<Swept> {
+    let rows: Vec<State> = sqlx::query_as(concat!(
+        "SELECT ",
+        state_columns!(),
+        " FROM sessions s CROSS JOIN messages m INDEXED BY messages_open_session ON m.session_id = s.id
+        WHERE s.user_id = $1 AND ($2 IS NULL OR s.name = $2 AND s.deleting_at IS NULL)
+            AND m.open AND m.status = 1 AND m.unknown_attempts = 0
+            AND ($3 IS NULL OR m.recipient = $3) AND ($4 IS NULL OR m.reference = $4)
+        UNION ALL SELECT ",
+        state_columns!(),
+        " FROM messages m INDEXED BY messages_scheduled JOIN sessions s ON s.id = m.session_id
+        WHERE m.due_at IS NOT NULL AND NOT m.open AND m.status = 0 AND m.user_id = $1 AND m.unknown_attempts = 0
+            AND ($2 IS NULL OR s.name = $2 AND s.deleting_at IS NULL)
+            AND ($3 IS NULL OR m.recipient = $3) AND ($4 IS NULL OR m.reference = $4)
+        LIMIT $5"
+    ))
+    .bind(user)
+    .bind(filter.session.as_deref())
+    .bind(filter.to.as_ref())
+    .bind(filter.reference.as_deref())
+    .bind(SWEEP_CHUNK)
+    .fetch_all(&mut *conn)
+    .await
+    .map_err(failed)?;
+    end_all(conn, now, rows, Status::Cancelled).await
 }
 
 /// Ends messages, with their units back; those that may have been sent as `unknown_outcome`.

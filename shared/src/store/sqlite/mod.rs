@@ -10,6 +10,7 @@ mod dialect;
 mod moves;
 mod accept;
 mod housekeeping;
+mod operations;
 mod pull;
 mod receipts;
 mod script;
@@ -352,6 +353,18 @@ impl Sessions for SqliteStore {
     async fn command(&self, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>> {
         let name = name.to_owned();
         self.write(move |conn, _| async move { sql::sessions::command(conn, user, &name, command).await }.boxed()).await
+    }
+
+    async fn request_pair_code(&self, user: UserId, name: &str, phone: &str) -> Result<Moved<Session>> {
+        let (name, phone) = (name.to_owned(), phone.to_owned());
+        self.write(move |conn, _| {
+            async move { sql::sessions::request_pair_code(conn, user, &name, &phone).await }.boxed()
+        })
+        .await
+    }
+
+    async fn pair_code(&self, session: SessionId) -> Result<Option<(String, Time)>> {
+        sql::sessions::pair_code(&mut *self.read().await?, session).await
     }
 
     async fn delete_session(&self, user: UserId, name: &str) -> Result<bool> {

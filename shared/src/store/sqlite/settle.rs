@@ -94,6 +94,9 @@ fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
         }
         Outcome::Failed { error } => {
             after.not_sent();
+            if error.code == MessageError::INTERNAL {
+                after.crashes = MAX_CRASHES; // a dead letter, whether or not it has crashed
+            }
             after.error = Some(error.to_json());
             after.end_unsent(Status::Failed);
         }

@@ -59,6 +59,7 @@ impl Bench {
             status: SessionStatus::Connected,
             blocked_reason: None,
             qr: None,
+            pair_code: None,
             pairing: Some(crate::ports::store::Pairing::Paired("+15550001111".to_owned())),
         };
         assert!(self.store.report(self.worker, self.session, &report).await.expect("a report"));

@@ -1,0 +1,74 @@
+//! `POST /messages/cancel`: takes back all that waits and matches, and can't have been sent.
+
+use axum::extract::State;
+use sanasr_shared::ports::operations::CancelFilter;
+use sanasr_shared::ports::signals::Signal;
+use sanasr_shared::recipient::Recipient;
+use sanasr_shared::session::check_name;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::draft::REFERENCE;
+use crate::answer::Data;
+use crate::auth::Caller;
+use crate::body::JsonBody;
+use crate::fields::{FieldErrors, Fields};
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::state::App;
+
+/// Which waiting messages to take back: all that match every field given; without any, all.
+#[derive(Debug, Default, ToSchema)]
+#[expect(dead_code, reason = "says in the reference what the body may hold; read into a filter")]
+pub(crate) struct CancelAll {
+    /// The name of their session.
+    #[schema(pattern = "^[a-z0-9_-]{1,64}$")]
+    session: Option<String>,
+    /// Their recipient, in any form that a message takes.
+    to: Option<String>,
+    /// Their reference.
+    #[schema(min_length = 1, max_length = 255)]
+    reference: Option<String>,
+}
+
+/// What was taken back.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Cancelled {
+    /// How many messages are cancelled now that waited before.
+    cancelled: u64,
+}
+
+pub(crate) async fn cancel_all(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoQuery,
+    JsonBody(body): JsonBody,
+) -> Result<Data<Cancelled>, Problem> {
+    let user = caller.user()?;
+    let filter = read(body)?;
+    let mut cancelled = 0;
+    loop {
+        let swept = app.store.cancel_waiting(user, &filter).await?;
+        cancelled += swept.messages.len() as u64;
+        if !swept.messages.is_empty() {
+            app.signals.publish(Signal::Messages(swept.messages));
+        }
+        if !swept.more {
+            return Ok(Data::ok(Cancelled { cancelled }));
+        }
+    }
+}
+
+fn read(body: Map<String, Value>) -> Result<CancelFilter, Problem> {
+    let mut errors = FieldErrors::default();
+    let mut fields = Fields::new(body, "", &mut errors);
+    let to = fields.synonym("to", "recipient");
+    let filter = CancelFilter {
+        session: fields.parsed("session", "invalid_name", |text| check_name(text).map(|()| text.to_owned())),
+        to: fields.parsed(to, "invalid_recipient", Recipient::parse),
+        reference: fields.text("reference", REFERENCE),
+    };
+    fields.finish();
+    if errors.is_empty() { Ok(filter) } else { Err(Problem::validation(errors)) }
+}

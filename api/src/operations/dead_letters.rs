@@ -1,0 +1,25 @@
+//! `GET /dead-letters`: messages that couldn't be processed, newest first.
+
+use axum::extract::State;
+use sanasr_shared::ids::MessageId;
+use sanasr_shared::message::Message;
+
+use crate::answer::Listed;
+use crate::auth::Staff;
+use crate::cursor::{self, List};
+use crate::problem::Problem;
+use crate::query::Query;
+use crate::state::App;
+
+pub(crate) async fn dead_letters(
+    State(app): State<App>,
+    _: Staff,
+    mut query: Query,
+) -> Result<Listed<Message>, Problem> {
+    let scope = query.user_filter();
+    let page = query.page(List::DeadLetters);
+    query.finish()?;
+    let found = app.store.list_dead_letters(scope, page.after.map(MessageId), page.limit).await?;
+    let next = found.next.map(|id| cursor::encode(List::DeadLetters, id));
+    Ok(Listed { items: found.items, next, limit: page.limit })
+}

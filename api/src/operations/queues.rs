@@ -1,0 +1,25 @@
+//! `GET /queues`: what waits for each session, the newest session first.
+
+use axum::extract::State;
+use sanasr_shared::ids::SessionId;
+use sanasr_shared::ports::operations::SessionQueue;
+
+use crate::answer::Listed;
+use crate::auth::Staff;
+use crate::cursor::{self, List};
+use crate::problem::Problem;
+use crate::query::Query;
+use crate::state::App;
+
+pub(crate) async fn queues(
+    State(app): State<App>,
+    _: Staff,
+    mut query: Query,
+) -> Result<Listed<SessionQueue>, Problem> {
+    let scope = query.user_filter();
+    let page = query.page(List::Queues);
+    query.finish()?;
+    let found = app.store.list_queues(scope, page.after.map(SessionId), page.limit).await?;
+    let next = found.next.map(|id| cursor::encode(List::Queues, id));
+    Ok(Listed { items: found.items, next, limit: page.limit })
+}

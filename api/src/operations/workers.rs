@@ -1,0 +1,24 @@
+//! `GET /workers`: the worker processes, the latest started first.
+
+use axum::extract::State;
+use sanasr_shared::ids::WorkerId;
+use sanasr_shared::ports::operations::WorkerState;
+
+use crate::answer::Listed;
+use crate::auth::Staff;
+use crate::cursor::{self, List};
+use crate::problem::Problem;
+use crate::query::Query;
+use crate::state::App;
+
+pub(crate) async fn workers(
+    State(app): State<App>,
+    _: Staff,
+    mut query: Query,
+) -> Result<Listed<WorkerState>, Problem> {
+    let page = query.page(List::Workers);
+    query.finish()?;
+    let found = app.store.list_workers(page.after.map(WorkerId), page.limit).await?;
+    let next = found.next.map(|id| cursor::encode(List::Workers, id));
+    Ok(Listed { items: found.items, next, limit: page.limit })
+}

@@ -1,0 +1,97 @@
+//! `POST /sessions/{name}/pair-code`: a code to type on the phone, for whoever can't scan a QR code.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use sanasr_shared::ports::signals::Signal;
+use sanasr_shared::ports::store::Moved;
+use sanasr_shared::recipient::Recipient;
+use sanasr_shared::time::Time;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::{SessionPath, absent};
+use crate::answer::Data;
+use crate::body::JsonBody;
+use crate::fields::{FieldErrors, Fields};
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::state::App;
+
+/// How long a code may take to come.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A signal may be lost: it is looked for this often.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What to pair by a code.
+#[derive(Debug, ToSchema)]
+pub(crate) struct PairCodeRequest {
+    /// The phone's number, in E.164 form with or without `+`, spaces, dashes, dots and parentheses.
+    #[schema(example = "+15551234567")]
+    phone: String,
+}
+
+/// A code to type on the phone: WhatsApp, Linked devices, Link with phone number.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PairCode {
+    /// As the phone wants it.
+    #[schema(example = "ABCD-1234")]
+    code: String,
+    /// When it ends; asked for again, there is a new one.
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: Time,
+}
+
+impl PairCodeRequest {
+    fn read(body: Map<String, Value>) -> Result<Self, Problem> {
+        let mut errors = FieldErrors::default();
+        let mut fields = Fields::new(body, "", &mut errors);
+        fields.require("phone");
+        let phone = fields.parsed("phone", "invalid_phone", |text| match Recipient::parse(text)? {
+            number if number.as_str().starts_with('+') => Ok(number.as_str().to_owned()),
+            _ => Err("Must be a phone number such as +15551234567.".to_owned()),
+        });
+        fields.finish();
+        match phone {
+            Some(phone) if errors.is_empty() => Ok(Self { phone }),
+            _ => Err(Problem::validation(errors)),
+        }
+    }
+}
+
+pub(crate) async fn pair_code(
+    State(app): State<App>,
+    SessionPath { user, name }: SessionPath,
+    _: NoQuery,
+    JsonBody(body): JsonBody,
+) -> Result<Data<PairCode>, Problem> {
+    let request = PairCodeRequest::read(body)?;
+    let mut signals = app.signals.subscribe();
+    let session = match app.store.request_pair_code(user, &name, &request.phone).await? {
+        Moved::Done(session) => session,
+        Moved::Refused(_) => {
+            return Err(Problem::conflict("The session is paired already. POST …/logout unlinks it."));
+        }
+        Moved::Absent => return Err(absent()),
+    };
+    app.signals.publish(Signal::Session(session.id));
+    app.signals.publish(Signal::SessionFree);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some((code, expires_at)) = app.store.pair_code(session.id).await? {
+            return Ok(Data(StatusCode::OK, PairCode { code, expires_at }));
+        }
+        let told =
+            async { while !matches!(signals.recv().await.as_deref(), Ok(Signal::Session(id)) if *id == session.id) {} };
+        tokio::select! {
+            () = told => {}
+            () = tokio::time::sleep(LOOK) => {}
+            () = app.stopping.cancelled() => break,
+            () = tokio::time::sleep_until(deadline) => break,
+        }
+    }
+    Err(Problem::unavailable("No code came in time: perhaps no worker runs, or WhatsApp can't be reached. Ask again."))
+}
