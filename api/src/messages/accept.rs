@@ -93,7 +93,9 @@ async fn try_send_one(
         good.push(item.map_err(|(_, errors)| Problem::validation(errors))?);
     }
     match good.pop() {
-        Some(item) => accept_one(app, user, key, item).await.map_err(|problem| to_admin(caller.asker.user, user, problem)),
+        Some(item) => {
+            accept_one(app, user, key, item).await.map_err(|problem| to_admin(caller.asker.user, user, problem))
+        }
         None => Err(Problem::internal("a message was lost while it was prepared")),
     }
 }

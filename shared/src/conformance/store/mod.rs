@@ -21,6 +21,7 @@ pub mod housekeeping;
 pub mod idempotency;
 pub mod lists;
 pub mod moves;
+pub mod operations;
 pub mod ownership;
 pub mod people;
 pub mod pull;
@@ -70,6 +71,13 @@ macro_rules! store_suite {
                 a_poisoned_item_fails_alone,
                 text_comes_back_as_it_was,
                 an_empty_request_is_harmless,
+            ]
+            operations: [
+                workers_are_listed_with_what_they_drive,
+                queues_show_depth_age_and_owner,
+                dead_letters_are_what_could_not_be_processed,
+                what_waits_and_matches_is_cancelled_at_once,
+                a_pair_code_goes_from_the_owner_to_the_user,
             ]
             idempotency: [
                 a_repeated_request_makes_one_message,
