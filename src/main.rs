@@ -126,6 +126,7 @@ struct MigrateArgs {
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    sanasr_shared::tls::install();
     if let Err(error) = dotenvy::dotenv()
         && !error.not_found()
     {

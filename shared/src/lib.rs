@@ -19,5 +19,6 @@ pub mod signals;
 pub mod store;
 pub mod telemetry;
 pub mod time;
+pub mod tls;
 pub mod usage;
 pub mod user;

@@ -81,6 +81,20 @@ impl Client {
         Ok((status, answer.into_body().collect().await?.to_bytes()))
     }
 
+    /// Begins to listen to events: the stream lives as long as what this answers.
+    pub(super) async fn listen(mut self) -> Result<Listener> {
+        let request = Request::get("/api/v1/events")
+            .header(HOST, self.target.host.clone())
+            .header(AUTHORIZATION, self.target.authorization.clone())
+            .body(Full::new(Bytes::new()))?;
+        self.sender.ready().await?;
+        let answer = self.sender.send_request(request).await?;
+        if answer.status() != StatusCode::OK {
+            bail!("listening to events was answered {}", answer.status());
+        }
+        Ok(Listener { _sender: self.sender, _stream: answer.into_body() })
+    }
+
     /// Sends a request that must succeed, and answers its `data` beside the whole.
     pub(super) async fn call(&mut self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let bytes = body.map_or_else(Bytes::new, |body| body.to_string().into());
@@ -93,6 +107,12 @@ impl Client {
         }
         serde_json::from_slice(&answer).with_context(|| format!("the answer to {method} {path}"))
     }
+}
+
+/// An open stream of events that nobody reads.
+pub(super) struct Listener {
+    _sender: SendRequest<Full<Bytes>>,
+    _stream: hyper::body::Incoming,
 }
 
 #[cfg(test)]

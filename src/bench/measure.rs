@@ -32,6 +32,10 @@ const READS: usize = 2_000;
 const GROWTH_MAX: f64 = 0.02;
 /// Difference between two medians of reads that is noise.
 const READ_NOISE: f64 = 0.2;
+/// Who listens to events at once.
+const LISTENERS: usize = 5_000;
+/// Messages in the page that is read.
+const PAGE: u32 = 50;
 /// How long a session may take to connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
@@ -73,6 +77,7 @@ pub(super) async fn own(args: &BenchArgs, service: &mut Service) -> Result<Repor
         }
         None => None,
     };
+    listeners(service, &mut report).await?;
     let ledger = service.ledger();
     loads(args, &load, floor.as_ref(), lone_bare, Some(&ledger), &mut report).await?;
     drop(floor);
@@ -205,6 +210,27 @@ async fn loads(
     let ids: Vec<_> = list(&mut client, from).await?.into_iter().map(|message| message.id).collect();
     let read = reads(&mut client, &ids).await?;
     report.row("reading a message by id, p50", read, Unit::Milliseconds);
+    let mut latencies = Latencies::default();
+    for _ in 0..READS / 4 {
+        let begin = Instant::now();
+        client.call(Method::GET, &format!("{MESSAGES}?limit={PAGE}"), None).await?;
+        latencies.add(begin.elapsed());
+    }
+    report.row(format!("reading a page of {PAGE} messages, p50"), latencies.percentile_ms(50.0), Unit::Milliseconds);
+    Ok(())
+}
+
+/// What an idle listener to events costs the process that serves it.
+async fn listeners(service: &Service, report: &mut Report) -> Result<()> {
+    let memory = || service.processes.first().and_then(super::service::Process::memory).map_or(0.0, |(now, _)| now);
+    let before = memory();
+    let mut listening = Vec::with_capacity(LISTENERS);
+    for _ in 0..LISTENERS {
+        listening.push(service.target.connect().await?.listen().await?);
+    }
+    sleep(Duration::from_secs(1)).await;
+    let each = (memory() - before) * 1024.0 / LISTENERS as f64;
+    report.row(format!("memory for each of {LISTENERS} idle listeners to events"), each, Unit::Kilobytes);
     Ok(())
 }
 

@@ -29,6 +29,7 @@ pub(super) enum Unit {
     PerSecond,
     Milliseconds,
     Megabytes,
+    Kilobytes,
     Percent,
     Messages,
 }
@@ -40,6 +41,7 @@ impl Unit {
             Self::Milliseconds if value < 10.0 => format!("{value:.2} ms"),
             Self::Milliseconds => format!("{} ms", grouped(value)),
             Self::Megabytes => format!("{value:.1} MB"),
+            Self::Kilobytes => format!("{value:.1} kB"),
             Self::Percent => format!("{value:.0}%"),
             Self::Messages => grouped(value),
         }

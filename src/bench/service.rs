@@ -263,6 +263,9 @@ impl Service {
             .env("SANASR_SIMULATOR_SCAN_AFTER", "0ms")
             .env("SANASR_BACKLOG_LIMIT", PLENTY)
             .env("SANASR_BACKLOG_USER_PERCENT", "100")
+            // One key stands for all clients here.
+            .env("SANASR_KEY_RATE", "1000000")
+            .env("SANASR_KEY_BURST", "1000000")
             .env("SANASR_LOG", "warn");
         if let Database::Postgres { url, .. } = &self.database {
             command.env("DATABASE_URL", url);

@@ -2,8 +2,10 @@
 
 mod bad_input;
 mod cancel;
+mod edge;
 mod first_run;
 mod idempotency;
+mod operations;
 mod quota;
 mod sending;
 mod settings;

@@ -109,11 +109,16 @@ pub(crate) fn fields(problem: &Value) -> Vec<&str> {
     problem["errors"].as_array().into_iter().flatten().filter_map(|e| e["field"].as_str()).collect()
 }
 
+/// A client for HTTP.
+pub(crate) fn http() -> reqwest::Client {
+    sanasr_shared::tls::install();
+    reqwest::Client::builder().timeout(seconds(90)).build().expect("an HTTP client")
+}
+
 impl Client {
     /// At `origin`, such as `http://127.0.0.1:8080`.
     pub(crate) fn new(origin: &str, key: &str) -> Self {
-        let http = reqwest::Client::builder().timeout(seconds(90)).build().expect("an HTTP client");
-        Self { http, base: origin.to_owned(), key: key.to_owned() }
+        Self { http: http(), base: origin.to_owned(), key: key.to_owned() }
     }
 
     /// The same app with other credentials.

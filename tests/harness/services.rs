@@ -197,7 +197,7 @@ impl Vhost {
     pub(crate) async fn create() -> Self {
         let (server, api, name) = (Kind::RabbitMq.shared(), setting("SANASR_TEST_AMQP_API"), super::unique("sanasr"));
         let url = format!("{server}/{name}");
-        let http = reqwest::Client::new();
+        let http = super::client::http();
         let everything = json!({ "configure": ".*", "write": ".*", "read": ".*" });
         for (path, body) in [(format!("vhosts/{name}"), json!({})), (format!("permissions/{name}/guest"), everything)] {
             let answer = http.put(format!("{api}/{path}")).json(&body).send().await.expect("RabbitMQ's management");
@@ -215,7 +215,7 @@ impl Vhost {
 impl Drop for Vhost {
     fn drop(&mut self) {
         let url = format!("{}/vhosts/{}", self.api, self.name);
-        in_the_end(async move { reqwest::Client::new().delete(url).send().await });
+        in_the_end(async move { super::client::http().delete(url).send().await });
     }
 }
 
