@@ -81,6 +81,20 @@ impl Client {
         Ok((status, answer.into_body().collect().await?.to_bytes()))
     }
 
+    /// Tries to log in as somebody behind a proxy; answers the status.
+    pub(super) async fn login_from(&mut self, address: &str, body: &Value) -> Result<u16> {
+        let request = Request::post("/api/v1/auth/login")
+            .header(HOST, self.target.host.clone())
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header("x-forwarded-for", HeaderValue::from_str(address)?)
+            .body(Full::new(body.to_string().into()))?;
+        self.sender.ready().await?;
+        let answer = self.sender.send_request(request).await?;
+        let status = answer.status().as_u16();
+        answer.into_body().collect().await?;
+        Ok(status)
+    }
+
     /// Begins to listen to events: the stream lives as long as what this answers.
     pub(super) async fn listen(mut self) -> Result<Listener> {
         let request = Request::get("/api/v1/events")

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::BenchArgs;
 use super::client::{Client, Target};
+use super::flood::flood;
 use super::floor::{Floor, bare_commits};
 use super::latency::{Latencies, median, slope};
 use super::load::{Accepted, Dice, Load, MESSAGES, Sent, list};
@@ -79,8 +80,12 @@ pub(super) async fn own(args: &BenchArgs, service: &mut Service) -> Result<Repor
     };
     listeners(service, &mut report).await?;
     let ledger = service.ledger();
-    loads(args, &load, floor.as_ref(), lone_bare, Some(&ledger), &mut report).await?;
+    let top = loads(args, &load, floor.as_ref(), lone_bare, Some(&ledger), &mut report).await?;
     drop(floor);
+    let from = Time::now();
+    let duration = Duration::from_secs(args.seconds.into());
+    flood(&load, args.clients, top / 10.0, duration, service.processes.first(), &mut report).await?;
+    load.until_read(from).await?;
     for process in &service.processes {
         if let Some((_, highest)) = process.memory() {
             report.row(format!("memory, at its highest under these loads: {}", process.name), highest, Unit::Megabytes);
@@ -176,7 +181,7 @@ async fn command(load: &Load, command: &str) -> Result<()> {
     Ok(())
 }
 
-/// The loads, from accepting alone to the whole way.
+/// The loads, from accepting alone to the whole way. Answers the accepts a second.
 async fn loads(
     args: &BenchArgs,
     load: &Load,
@@ -184,7 +189,7 @@ async fn loads(
     lone_bare: Option<f64>,
     ledger: Option<&Path>,
     report: &mut Report,
-) -> Result<()> {
+) -> Result<f64> {
     let duration = Duration::from_secs(args.seconds.into());
     let from = Time::now();
     command(load, "pause").await?;
@@ -217,7 +222,7 @@ async fn loads(
         latencies.add(begin.elapsed());
     }
     report.row(format!("reading a page of {PAGE} messages, p50"), latencies.percentile_ms(50.0), Unit::Milliseconds);
-    Ok(())
+    Ok(top)
 }
 
 /// What an idle listener to events costs the process that serves it.

@@ -5,6 +5,7 @@
 
 mod client;
 mod database;
+mod flood;
 mod floor;
 mod latency;
 mod load;

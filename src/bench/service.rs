@@ -266,6 +266,8 @@ impl Service {
             // One key stands for all clients here.
             .env("SANASR_KEY_RATE", "1000000")
             .env("SANASR_KEY_BURST", "1000000")
+            // The clients say in whose name they come.
+            .env("SANASR_TRUSTED_PROXIES", "127.0.0.1")
             .env("SANASR_LOG", "warn");
         if let Database::Postgres { url, .. } = &self.database {
             command.env("DATABASE_URL", url);
