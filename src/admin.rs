@@ -4,9 +4,11 @@ use std::io::{Read, Write};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use sanasr_shared::password::Password;
 use sanasr_shared::ports::store::StoreError;
 use sanasr_shared::settings::{AcceptSettings, LogSettings, StoreSettings};
-use sanasr_shared::user::{NewUser, RawApiKey, hash_password};
+use sanasr_shared::throttle::name_key;
+use sanasr_shared::user::{NewUser, RawApiKey, parse_username};
 
 use crate::roles;
 
@@ -15,7 +17,7 @@ use crate::roles;
 pub(crate) enum AdminCommand {
     /// Make a user
     Create(CreateArgs),
-    /// Set a user's password
+    /// Set a user's password, and let whoever had too many wrong ones try again
     ResetPassword(ResetArgs),
 }
 
@@ -65,12 +67,6 @@ pub(crate) struct ResetArgs {
     log: LogSettings,
 }
 
-/// The shortest password, as NIST SP 800-63B has it for one that stands alone.
-const PASSWORD_MIN: usize = 8;
-/// Longer ones are refused before they are hashed.
-const PASSWORD_MAX: usize = 256;
-const USERNAME_MAX: usize = 150;
-
 pub(crate) async fn run(command: AdminCommand) -> anyhow::Result<()> {
     match command {
         AdminCommand::Create(args) => create(args).await,
@@ -80,15 +76,15 @@ pub(crate) async fn run(command: AdminCommand) -> anyhow::Result<()> {
 
 async fn create(args: CreateArgs) -> anyhow::Result<()> {
     roles::start_logs(&args.log)?;
-    check_username(&args.username)?;
-    let password_hash = read_password()?;
+    let username = parse_username(&args.username).map_err(anyhow::Error::msg)?;
+    let password_hash = read_password(&username)?;
     let store = roles::open_for_administration(&args.store).await?;
     let limit = match args.max_messages_per_day {
         Some(limit) => Some(limit),
         None if args.staff => None,
         None => Some(args.accept.default_max_messages_per_day),
     };
-    let user = NewUser { username: args.username, password_hash, is_staff: args.staff, max_messages_per_day: limit };
+    let user = NewUser { username, password_hash, is_staff: args.staff, max_messages_per_day: limit };
     let made = store.create_user(&user, args.accept.default_bridge).await.map_err(|error| match error {
         StoreError::Taken(_) => anyhow::anyhow!("a user named {} exists already", user.username),
         other => other.into(),
@@ -108,34 +104,22 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
 
 async fn reset_password(args: ResetArgs) -> anyhow::Result<()> {
     roles::start_logs(&args.log)?;
-    let password_hash = read_password()?;
+    let username = parse_username(&args.username).map_err(anyhow::Error::msg)?;
+    let password_hash = read_password(&username)?;
     let store = roles::open_for_administration(&args.store).await?;
-    if !store.set_password(&args.username, &password_hash).await? {
-        bail!("there is no user named {}", args.username);
+    if !store.set_password(&username, &password_hash).await? {
+        bail!("there is no user named {username}");
     }
-    writeln!(std::io::stdout(), "the password of {} is set", args.username)?;
+    store.forget_failures(&name_key(&username)).await?;
+    writeln!(std::io::stdout(), "the password of {username} is set, and all logins with the old one have ended")?;
     store.close().await;
     Ok(())
 }
 
-fn check_username(name: &str) -> anyhow::Result<()> {
-    if name.is_empty() || name.chars().count() > USERNAME_MAX {
-        bail!("a username has 1 to {USERNAME_MAX} characters");
-    }
-    if name.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        bail!("a username has no spaces and no control characters");
-    }
-    Ok(())
-}
-
-/// The hash of the password on standard input.
-fn read_password() -> anyhow::Result<String> {
+/// The hash of the password on standard input, if it is good enough for this user.
+fn read_password(username: &str) -> anyhow::Result<String> {
     let mut text = String::new();
     std::io::stdin().take(4_096).read_to_string(&mut text).context("the password can't be read from standard input")?;
-    let password = text.lines().next().unwrap_or_default();
-    let length = password.chars().count();
-    if !(PASSWORD_MIN..=PASSWORD_MAX).contains(&length) {
-        bail!("a password has {PASSWORD_MIN} to {PASSWORD_MAX} characters");
-    }
-    hash_password(password).map_err(|e| anyhow::anyhow!("the password can't be hashed: {e}"))
+    let password = Password::new(text.lines().next().unwrap_or_default(), username)?;
+    password.hash().map_err(|e| anyhow::anyhow!("the password can't be hashed: {e}"))
 }

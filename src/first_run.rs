@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sanasr_shared::ids::WorkerId;
+use sanasr_shared::password::Password;
 use sanasr_shared::ports::store::{Pairing, SessionCommand, SessionReport, Store, StoreError};
 use sanasr_shared::session::{BridgeKind, DEFAULT_SESSION, SessionStatus};
 use sanasr_shared::settings::{AcceptSettings, AdminSettings};
-use sanasr_shared::user::{NewUser, RawApiKey, User, hash_password};
+use sanasr_shared::user::{NewUser, RawApiKey, User, parse_username};
 
 /// The number that the first simulated session is paired with: from the range that is kept free for fiction.
 const SIMULATED_NUMBER: &str = "+15550100";
@@ -28,12 +29,14 @@ async fn make_admin(
         let key = RawApiKey::generate();
         key.as_str().chars().rev().filter(char::is_ascii_alphanumeric).take(20).collect::<String>()
     });
-    let password = admin.admin_password.clone().or_else(|| generated.clone()).unwrap_or_default();
-    let password_hash = tokio::task::spawn_blocking(move || hash_password(&password))
+    let username =
+        parse_username(&admin.admin_username).map_err(|why| anyhow::anyhow!("SANASR_ADMIN_USERNAME: {why}"))?;
+    let password = admin.admin_password.as_deref().or(generated.as_deref()).unwrap_or_default();
+    let password = Password::new(password, &username).map_err(|why| anyhow::anyhow!("SANASR_ADMIN_PASSWORD: {why}"))?;
+    let password_hash = tokio::task::spawn_blocking(move || password.hash())
         .await?
         .map_err(|e| anyhow::anyhow!("the admin's password can't be hashed: {e}"))?;
-    let user =
-        NewUser { username: admin.admin_username.clone(), password_hash, is_staff: true, max_messages_per_day: None };
+    let user = NewUser { username, password_hash, is_staff: true, max_messages_per_day: None };
     match store.create_user(&user, bridge).await {
         Ok(user) => Ok(Some((user, generated))),
         // Another process was faster.

@@ -13,6 +13,8 @@ pub(crate) enum List {
     Workers = 3,
     Queues = 4,
     DeadLetters = 5,
+    Users = 6,
+    ApiKeys = 7,
 }
 
 /// A tag for the list, the id, and a check byte against what only looks like a cursor.
@@ -39,6 +41,16 @@ pub(crate) fn decode(list: List, text: &str) -> Option<Uuid> {
     Uuid::from_slice(&bytes[1..17]).ok()
 }
 
+/// The cursor of the page after the row of this number.
+pub(crate) fn encode_number(list: List, id: i64) -> String {
+    encode(list, Uuid::from_u64_pair(0, id.cast_unsigned()))
+}
+
+/// The number that stands in a cursor made by [`encode_number`].
+pub(crate) fn number(id: Uuid) -> i64 {
+    id.as_u64_pair().1.cast_signed()
+}
+
 fn check(bytes: &[u8; LENGTH]) -> u8 {
     bytes[..17].iter().fold(0x5a, |sum: u8, byte| sum.rotate_left(3) ^ byte)
 }
@@ -55,6 +67,15 @@ mod tests {
             assert!(cursor.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
             assert_eq!(decode(List::Messages, &cursor), Some(id));
             assert_eq!(decode(List::Sessions, &cursor), None);
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_back() {
+        for id in [0, 1, i64::MAX] {
+            let cursor = encode_number(List::Users, id);
+            assert_eq!(decode(List::Users, &cursor).map(number), Some(id));
+            assert_eq!(decode(List::ApiKeys, &cursor), None);
         }
     }
 

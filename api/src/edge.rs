@@ -80,7 +80,10 @@ async fn live_on(app: Option<App>, news: Lifecycle) -> Result<Response, Infallib
     if let Some(app) = app {
         match news {
             Lifecycle::Stopping => app.stopping.cancel(),
-            Lifecycle::Drained => app.requests.flush().await,
+            Lifecycle::Drained => {
+                app.requests.flush().await;
+                app.keys_used.flush().await;
+            }
         }
     }
     Ok(StatusCode::NO_CONTENT.into_response())

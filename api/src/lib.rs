@@ -7,6 +7,7 @@
 //! A new endpoint: a file of its own beside its like, and a line in the `routes` of its folder.
 
 mod answer;
+mod api_keys;
 mod auth;
 mod backlog;
 mod body;
@@ -16,7 +17,9 @@ mod fields;
 mod health;
 mod idempotency;
 mod json;
+mod keys_used;
 mod limits;
+mod logins;
 mod messages;
 mod operations;
 mod problem;
@@ -30,6 +33,7 @@ mod state;
 mod tests;
 mod trail;
 mod usage;
+mod users;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +104,10 @@ pub fn router(parts: Parts) -> Router {
         .merge(messages::routes())
         .merge(sessions::routes())
         .merge(usage::routes())
-        .merge(operations::routes());
+        .merge(operations::routes())
+        .merge(logins::routes())
+        .merge(users::routes())
+        .merge(api_keys::routes());
     let routes = api.with_state(app.clone()).merge(health::routes(health, metrics));
     let proxies = app.http.trusted_proxies.as_slice().into();
     let cors = cors(&app.http.cors_origins);

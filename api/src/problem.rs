@@ -130,6 +130,16 @@ impl Problem {
         )
     }
 
+    /// A login that isn't one: the same for every reason.
+    pub(crate) fn wrong_login() -> Self {
+        Self::new(Code::Unauthenticated, "The username or the password is wrong.")
+    }
+
+    /// A refresh token that isn't one, or not any more: the same for every reason.
+    pub(crate) fn login_ended() -> Self {
+        Self::new(Code::Unauthenticated, "This refresh token isn't good, or not any more. Log in again.")
+    }
+
     pub(crate) fn forbidden(detail: &'static str) -> Self {
         Self::new(Code::Forbidden, detail)
     }

@@ -93,6 +93,11 @@ impl Query {
         user.map_or(Scope::All, |id| Scope::User(UserId(id)))
     }
 
+    /// `true` or `false`.
+    pub(crate) fn flag(&mut self, name: &str) -> Option<bool> {
+        self.parsed(name, |text| text.parse().map_err(|_| "Must be true or false.".to_owned()))
+    }
+
     /// `cursor` and `limit` of a list.
     pub(crate) fn page(&mut self, list: cursor::List) -> PageQuery {
         let after = self

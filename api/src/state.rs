@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::Store;
 use sanasr_shared::settings::{AcceptSettings, HttpSettings};
@@ -11,9 +12,13 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Parts;
+use crate::auth::jwt::Tokens;
 use crate::auth::keys::Keys;
+use crate::auth::passwords::Passwords;
+use crate::auth::tokens::KnownLogins;
 use crate::backlog::BacklogGate;
 use crate::body::BodyRoom;
+use crate::keys_used::KeysUsed;
 use crate::limits::Limits;
 use crate::messages::waiters::Waiters;
 use crate::requests::Requests;
@@ -29,6 +34,10 @@ pub(crate) struct State {
     pub(crate) http: HttpSettings,
     pub(crate) accept: AcceptSettings,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) keys_used: Arc<KeysUsed>,
+    pub(crate) logins: Arc<KnownLogins>,
+    pub(crate) tokens: Tokens,
+    pub(crate) passwords: Passwords,
     pub(crate) sessions: Arc<KnownSessions>,
     pub(crate) backlog: Arc<BacklogGate>,
     pub(crate) waiters: Arc<Waiters>,
@@ -54,11 +63,17 @@ impl App {
     pub(crate) fn start(parts: Parts) -> Self {
         let life = CancellationToken::new();
         let keys = Arc::new(Keys::new());
+        let logins = Arc::new(KnownLogins::new());
         let waiters = Arc::new(Waiters::default());
         // Heard from now on, not from when the task first runs.
-        tokio::spawn(hear(parts.signals.subscribe(), Arc::clone(&keys), Arc::clone(&waiters), life.clone()));
+        let people = (Arc::clone(&keys), Arc::clone(&logins));
+        tokio::spawn(hear(parts.signals.subscribe(), people, Arc::clone(&waiters), life.clone()));
         Self(Arc::new(State {
             keys,
+            keys_used: KeysUsed::start(Arc::clone(&parts.store), life.clone()),
+            logins,
+            tokens: Tokens::new(parts.store.deployment(), &parts.secret, &parts.tokens),
+            passwords: Passwords::start(),
             sessions: Arc::new(KnownSessions::new()),
             backlog: Arc::new(BacklogGate::new(Arc::clone(&parts.store), &parts.accept)),
             waiters,
@@ -73,17 +88,33 @@ impl App {
             _life: life.drop_guard(),
         }))
     }
+
+    /// A user's standing, keys or logins have changed: here it is forgotten at once, and elsewhere as soon as they hear.
+    pub(crate) fn standing_changed(&self, user: UserId) {
+        self.keys.forget_all();
+        self.logins.forget_all();
+        self.signals.publish(Signal::User(user));
+    }
 }
 
 /// Passes on what the signals say.
-async fn hear(mut heard: Receiver<Arc<Signal>>, keys: Arc<Keys>, waiters: Arc<Waiters>, life: CancellationToken) {
+async fn hear(
+    mut heard: Receiver<Arc<Signal>>,
+    (keys, logins): (Arc<Keys>, Arc<KnownLogins>),
+    waiters: Arc<Waiters>,
+    life: CancellationToken,
+) {
     while let Some(signal) = life.run_until_cancelled(heard.recv()).await {
         match signal.as_deref() {
             Ok(Signal::Messages(ids)) => waiters.wake(ids),
-            Ok(Signal::User(_)) => keys.forget_all(),
+            Ok(Signal::User(_)) => {
+                keys.forget_all();
+                logins.forget_all();
+            }
             Ok(Signal::Session(_) | Signal::SessionFree) => {}
             Ok(Signal::Missed) | Err(RecvError::Lagged(_)) => {
                 keys.forget_all();
+                logins.forget_all();
                 waiters.wake_all();
             }
             Err(RecvError::Closed) => return,

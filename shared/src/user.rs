@@ -4,14 +4,16 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use unicode_normalization::UnicodeNormalization;
 
 use crate::ids::{ApiKeyId, UserId};
 use crate::time::Time;
 
 /// A user: a client app's account, or an operator.
-#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
 pub struct User {
     /// Its id.
+    #[schema(value_type = i64)]
     pub id: UserId,
     /// The name to log in with; unique.
     pub username: String,
@@ -28,8 +30,10 @@ pub struct User {
     /// Messages accepted per UTC day; no limit if `None`.
     pub max_messages_per_day: Option<i64>,
     /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Time,
     /// When it was last changed.
+    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Time,
 }
 
@@ -38,12 +42,87 @@ pub struct User {
 pub struct NewUser {
     /// The name to log in with.
     pub username: String,
-    /// The hash of its password ([`hash_password`]).
+    /// The hash of its password ([`Password::hash`](crate::password::Password::hash)).
     pub password_hash: String,
     /// May use the admin endpoints.
     pub is_staff: bool,
     /// Messages accepted per UTC day; no limit if `None`.
     pub max_messages_per_day: Option<i64>,
+}
+
+/// What changes of a user: only what is given.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[expect(missing_docs, reason = "the fields of a user")]
+pub struct UserChange {
+    pub username: Option<String>,
+    /// A new password ends the user's logins.
+    pub password_hash: Option<String>,
+    pub email: Option<String>,
+    pub first_name: Option<String>,
+    pub last_name: Option<String>,
+    pub is_staff: Option<bool>,
+    pub is_active: Option<bool>,
+    /// `Some(None)` means no limit.
+    pub max_messages_per_day: Option<Option<i64>>,
+}
+
+/// Which users to list. All conditions must hold.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[expect(missing_docs, reason = "the query parameters of the contract")]
+pub struct UserFilter {
+    pub username: Option<String>,
+    pub is_active: Option<bool>,
+    pub is_staff: Option<bool>,
+}
+
+/// The longest username, in characters.
+pub const USERNAME_MAX: usize = 150;
+
+/// A username in the one form (NFKC) in which it is stored and compared. Upper and lower case differ, as they always did
+/// where users come from.
+///
+/// # Errors
+/// What is wrong with it, in a sentence.
+pub fn parse_username(text: &str) -> Result<String, &'static str> {
+    const LENGTH: &str = "A username has 1 to 150 characters.";
+    // No character that a name may have takes more.
+    if text.len() > USERNAME_MAX * 16 {
+        return Err(LENGTH);
+    }
+    let name: String = text.nfkc().collect();
+    if name.is_empty() || name.chars().count() > USERNAME_MAX {
+        return Err(LENGTH);
+    }
+    if name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err("A username has no spaces and no control characters.");
+    }
+    Ok(name)
+}
+
+/// An API key as it is shown after it was made: without its secret.
+#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow, utoipa::ToSchema)]
+pub struct ApiKey {
+    /// Its id.
+    #[schema(value_type = i64)]
+    pub id: ApiKeyId,
+    /// Whose key it is.
+    #[schema(value_type = i64)]
+    pub user_id: UserId,
+    /// What it was called by whoever made it.
+    pub name: String,
+    /// How the key begins: enough to recognise it.
+    pub prefix: String,
+    /// Neither revoked nor past its end.
+    pub is_active: bool,
+    /// When it ends; never if null.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Time>,
+    /// When it was last used, some seconds late.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_used_at: Option<Time>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Time,
 }
 
 /// What a presented API key stands for, as the store knows it.
@@ -99,16 +178,6 @@ impl RawApiKey {
     }
 }
 
-/// Hashes a password: Argon2id with 19 MiB, two passes and one lane, as OWASP's Password Storage Cheat Sheet has it.
-/// It takes tens of milliseconds: call it off the async threads.
-///
-/// # Errors
-/// Only if the operating system has no randomness.
-pub fn hash_password(password: &str) -> Result<String, String> {
-    use argon2::password_hash::PasswordHasher;
-    argon2::Argon2::default().hash_password(password.as_bytes()).map(|hash| hash.to_string()).map_err(|e| e.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,15 +192,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_no_key() {
-        for text in ["", "sanasr_", "sanasr_a", "sanasr__b", "sanasr_a_", "other_a_b", "sanasr_a_b\0", "sanasr_ä_b"] {
-            assert_eq!(RawApiKey::parse(text), None, "{text}");
+    fn a_username_has_one_form() {
+        assert_eq!(parse_username("Am\u{65}\u{301}lie").as_deref(), Ok("Am\u{e9}lie"));
+        assert_eq!(parse_username("ｒｏｏｔ").as_deref(), Ok("root"));
+        assert!(parse_username(&"ä".repeat(150)).is_ok());
+        let long = "a".repeat(151);
+        for wrong in ["", "a b", "a\u{a0}b", "a\nb", "a\0", "\u{3000}", &long, &"x".repeat(1 << 20)] {
+            assert!(parse_username(wrong).is_err(), "{wrong:.20}");
         }
     }
 
     #[test]
-    fn passwords_are_hashed_with_argon2id() {
-        let hash = hash_password("correct horse").expect("a hash");
-        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+    fn what_is_no_key_is_no_key() {
+        for text in ["", "sanasr_", "sanasr_a", "sanasr__b", "sanasr_a_", "other_a_b", "sanasr_a_b\0", "sanasr_ä_b"] {
+            assert_eq!(RawApiKey::parse(text), None, "{text}");
+        }
     }
 }

@@ -4,7 +4,9 @@
 //! `?user_id=` says for admins; [`Staff`], an admin who is logged in. A handler takes exactly one of them, first, or is open
 //! to everybody.
 
+pub(crate) mod jwt;
 pub(crate) mod keys;
+pub(crate) mod passwords;
 pub(crate) mod tokens;
 
 use axum::extract::FromRequestParts;
@@ -27,6 +29,16 @@ pub(crate) enum Credential {
     Key(ApiKeyId),
     /// An access token, by its login's family.
     Token(FamilyId),
+}
+
+impl Credential {
+    /// The login that it belongs to.
+    pub(crate) const fn family(self) -> Option<FamilyId> {
+        match self {
+            Self::Key(_) => None,
+            Self::Token(family) => Some(family),
+        }
+    }
 }
 
 /// Whoever sent a request, by their credentials.
@@ -84,7 +96,10 @@ impl FromRequestParts<App> for Asker {
         };
         trail.set_asker(asker);
         let account = match asker.credential {
-            Credential::Key(key) => Account::Key(key),
+            Credential::Key(key) => {
+                app.keys_used.note(key);
+                Account::Key(key)
+            }
             Credential::Token(_) => Account::User(asker.user),
         };
         let (rate, asked) = app.limits.ask(account);

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sanasr_shared::ids::{ApiKeyId, MessageId, SessionId, UserId, WorkerId};
+use sanasr_shared::ids::{ApiKeyId, FamilyId, MessageId, SessionId, UserId, WorkerId};
 use sanasr_shared::message::{Message, Status};
+use sanasr_shared::ports::accounts::Accounts;
+use sanasr_shared::ports::logins::{Attempt, Credentials, Login, Logins, Reserved, Rotation};
 use sanasr_shared::ports::operations::{CancelFilter, Operations, SessionQueue, WorkerState};
 use sanasr_shared::ports::queue::{Doorbell, Queue};
 use sanasr_shared::ports::signals::{Signal, Signals};
@@ -16,7 +18,7 @@ use sanasr_shared::ports::store::*;
 use sanasr_shared::session::{BridgeKind, DEFAULT_SESSION, Pace, Session, SessionStatus};
 use sanasr_shared::time::{Day, Time};
 use sanasr_shared::usage::{Quota, UsageStats};
-use sanasr_shared::user::{KeyOwner, NewUser, RawApiKey, User};
+use sanasr_shared::user::{ApiKey, KeyOwner, NewUser, RawApiKey, User, UserChange, UserFilter};
 use std::sync::Arc;
 use tokio::sync::broadcast;
 
@@ -283,6 +285,65 @@ impl Operations for FakeStore {
     }
 
     async fn cancel_waiting(&self, _: UserId, _: &CancelFilter) -> Result<Swept> {
+        Err(beyond())
+    }
+}
+
+#[async_trait]
+impl Accounts for FakeStore {
+    async fn add_user(&self, _: &NewUser, _: &UserChange, _: BridgeKind) -> Result<User> {
+        Err(beyond())
+    }
+    async fn list_users(&self, _: &UserFilter, _: Option<UserId>, _: u32) -> Result<(Vec<User>, bool)> {
+        Err(beyond())
+    }
+    async fn change_user(&self, _: UserId, _: &UserChange, _: Option<FamilyId>) -> Result<Moved<User>> {
+        Err(beyond())
+    }
+    async fn delete_user(&self, _: UserId) -> Result<Moved<Vec<SessionId>>> {
+        Err(beyond())
+    }
+    async fn api_key(&self, _: ApiKeyId) -> Result<Option<ApiKey>> {
+        Err(beyond())
+    }
+    async fn list_api_keys(&self, _: Option<UserId>, _: Option<ApiKeyId>, _: u32) -> Result<(Vec<ApiKey>, bool)> {
+        Err(beyond())
+    }
+    async fn mark_keys_used(&self, _: &[(ApiKeyId, Time)]) -> Result<()> {
+        self.reach().map(|_| ())
+    }
+}
+
+#[async_trait]
+impl Logins for FakeStore {
+    async fn credentials(&self, _: &str) -> Result<Option<Credentials>> {
+        Err(beyond())
+    }
+    async fn credentials_of(&self, _: UserId) -> Result<Option<Credentials>> {
+        Err(beyond())
+    }
+    async fn start_login(&self, _: UserId, _: &str, _: Duration) -> Result<Option<(FamilyId, User)>> {
+        Err(beyond())
+    }
+    async fn login(&self, _: FamilyId) -> Result<Option<Login>> {
+        Err(beyond())
+    }
+    async fn rotate(&self, _: FamilyId, _: i64, _: Duration) -> Result<Rotation> {
+        Err(beyond())
+    }
+    async fn end_login(&self, _: FamilyId) -> Result<Option<UserId>> {
+        Err(beyond())
+    }
+    async fn change_password(&self, _: UserId, _: &str, _: &str, _: Option<FamilyId>) -> Result<bool> {
+        Err(beyond())
+    }
+    async fn attempt(&self, _: &str, _: &str) -> Result<Attempt> {
+        Err(beyond())
+    }
+    async fn attempt_succeeded(&self, _: &str, _: &str, _: Reserved) -> Result<()> {
+        Err(beyond())
+    }
+    async fn forget_failures(&self, _: &str) -> Result<()> {
         Err(beyond())
     }
 }

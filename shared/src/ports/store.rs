@@ -12,6 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::accounts::Accounts;
+use super::logins::Logins;
 use crate::ids::{ApiKeyId, MessageId, SessionId, UserId, WorkerId};
 use crate::message::{Content, Hold, Message, MessageError, MessageType, NewMessage, Status};
 use crate::ports::operations::Operations;
@@ -242,7 +244,7 @@ pub trait Messages: Send + Sync {
 
 // ---- People ----
 
-/// Users and their keys.
+/// Users and their keys. Deleted users are absent.
 #[async_trait]
 pub trait People: Send + Sync {
     /// Whether any user exists.
@@ -257,7 +259,7 @@ pub trait People: Send + Sync {
     /// A user by name.
     async fn user_by_name(&self, username: &str) -> Result<Option<User>>;
 
-    /// Sets a user's password; `false` if there is no such user.
+    /// Sets a user's password and ends its logins; `false` if there is no such user.
     async fn set_password(&self, username: &str, password_hash: &str) -> Result<bool>;
 
     /// Activates or deactivates a user; `false` if there is no such user.
@@ -681,7 +683,9 @@ pub trait Housekeeping: Send + Sync {
 
 /// The whole store.
 #[async_trait]
-pub trait Store: Accepting + Messages + People + Sessions + Working + Housekeeping + Operations {
+pub trait Store:
+    Accepting + Messages + People + Accounts + Logins + Sessions + Working + Housekeeping + Operations
+{
     /// Whether the database answers.
     async fn ping(&self) -> Result<()>;
 

@@ -262,6 +262,7 @@ pub(super) async fn retire(connection: &mut PgConnection, retention: &Retention)
     )
     .await?;
     more |= retire_events(connection, now, now.0 - millis(retention.events)).await?;
+    more |= super::sql::logins::retire(connection, now).await?;
     if let Some(keep) = retention.messages {
         more |= retire_messages(connection, Time(now.0 - millis(keep))).await?;
     }

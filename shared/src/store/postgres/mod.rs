@@ -6,8 +6,10 @@
 #[macro_use]
 mod dialect;
 mod accept;
+mod accounts;
 mod committer;
 mod housekeeping;
+mod logins;
 mod operations;
 #[cfg(feature = "conformance")]
 pub mod plans;
@@ -347,7 +349,7 @@ impl People for Postgres {
     }
 
     async fn set_password(&self, username: &str, password_hash: &str) -> Result<bool> {
-        self.on_pool(async |c| sql::people::set_password(c, username, password_hash).await).await
+        self.in_transaction(async |c| sql::people::set_password(c, username, password_hash).await).await
     }
 
     async fn set_active(&self, user: UserId, active: bool) -> Result<bool> {

@@ -5,6 +5,15 @@
 //! to be called within a transaction, which the store begins and commits. They lock in the one order of all transactions:
 //! worker, sessions, messages, quota.
 
+/// The columns of a user, without its password.
+macro_rules! user_columns {
+    () => {
+        "id, username, email, first_name, last_name, is_staff, is_active, max_messages_per_day, created_at, updated_at"
+    };
+}
+
+pub(crate) mod accounts;
+pub(crate) mod logins;
 pub(crate) mod messages;
 pub(crate) mod operations;
 pub(crate) mod ownership;

@@ -1,18 +1,12 @@
 //! Users and their keys.
 
-use super::{Connection, failed, sessions};
+use super::{Connection, failed, logins, sessions};
 use crate::ids::{ApiKeyId, UserId};
 use crate::ports::store::{Result, StoreError};
 use crate::session::{BridgeKind, DEFAULT_SESSION};
 use crate::store::taken;
 use crate::time::Time;
 use crate::user::{KeyOwner, NewUser, User};
-
-macro_rules! user_columns {
-    () => {
-        "id, username, email, first_name, last_name, is_staff, is_active, max_messages_per_day, created_at, updated_at"
-    };
-}
 
 /// Whether any user exists.
 pub(crate) async fn any_user(conn: &mut Connection) -> Result<bool> {
@@ -43,7 +37,7 @@ pub(crate) async fn create_user(conn: &mut Connection, user: &NewUser, default_b
 
 /// A user by id.
 pub(crate) async fn user(conn: &mut Connection, id: UserId) -> Result<Option<User>> {
-    sqlx::query_as(concat!("SELECT ", user_columns!(), " FROM users WHERE id = $1"))
+    sqlx::query_as(concat!("SELECT ", user_columns!(), " FROM users WHERE id = $1 AND deleted_at IS NULL"))
         .bind(id)
         .fetch_optional(conn)
         .await
@@ -52,45 +46,57 @@ pub(crate) async fn user(conn: &mut Connection, id: UserId) -> Result<Option<Use
 
 /// A user by name.
 pub(crate) async fn user_by_name(conn: &mut Connection, username: &str) -> Result<Option<User>> {
-    sqlx::query_as(concat!("SELECT ", user_columns!(), " FROM users WHERE username = $1"))
+    sqlx::query_as(concat!("SELECT ", user_columns!(), " FROM users WHERE username = $1 AND deleted_at IS NULL"))
         .bind(username)
         .fetch_optional(conn)
         .await
         .map_err(failed)
 }
 
-/// Sets a user's password.
+/// Sets a user's password and ends its logins. Within a transaction.
 pub(crate) async fn set_password(conn: &mut Connection, username: &str, password_hash: &str) -> Result<bool> {
-    let done =
-        sqlx::query(concat!("UPDATE users SET password_hash = $2, updated_at = ", now_ms!(), " WHERE username = $1"))
-            .bind(username)
-            .bind(password_hash)
-            .execute(conn)
-            .await
-            .map_err(failed)?;
-    Ok(done.rows_affected() > 0)
+    let user: Option<(UserId,)> = sqlx::query_as(concat!(
+        "UPDATE users SET password_hash = $2, updated_at = ",
+        now_ms!(),
+        " WHERE username = $1 AND deleted_at IS NULL RETURNING id"
+    ))
+    .bind(username)
+    .bind(password_hash)
+    .fetch_optional(&mut *conn)
+    .await
+    .map_err(failed)?;
+    let Some((user,)) = user else { return Ok(false) };
+    logins::end_all(conn, user, None).await?;
+    Ok(true)
 }
 
 /// Activates or deactivates a user.
 pub(crate) async fn set_active(conn: &mut Connection, user: UserId, active: bool) -> Result<bool> {
-    let done = sqlx::query(concat!("UPDATE users SET is_active = $2, updated_at = ", now_ms!(), " WHERE id = $1"))
-        .bind(user)
-        .bind(active)
-        .execute(conn)
-        .await
-        .map_err(failed)?;
+    let done = sqlx::query(concat!(
+        "UPDATE users SET is_active = $2, updated_at = ",
+        now_ms!(),
+        " WHERE id = $1 AND deleted_at IS NULL"
+    ))
+    .bind(user)
+    .bind(active)
+    .execute(conn)
+    .await
+    .map_err(failed)?;
     Ok(done.rows_affected() > 0)
 }
 
 /// Sets a user's daily limit.
 pub(crate) async fn set_limit(conn: &mut Connection, user: UserId, max_messages_per_day: Option<i64>) -> Result<bool> {
-    let done =
-        sqlx::query(concat!("UPDATE users SET max_messages_per_day = $2, updated_at = ", now_ms!(), " WHERE id = $1"))
-            .bind(user)
-            .bind(max_messages_per_day)
-            .execute(conn)
-            .await
-            .map_err(failed)?;
+    let done = sqlx::query(concat!(
+        "UPDATE users SET max_messages_per_day = $2, updated_at = ",
+        now_ms!(),
+        " WHERE id = $1 AND deleted_at IS NULL"
+    ))
+    .bind(user)
+    .bind(max_messages_per_day)
+    .execute(conn)
+    .await
+    .map_err(failed)?;
     Ok(done.rows_affected() > 0)
 }
 

@@ -314,6 +314,7 @@ pub(super) async fn retire(conn: &mut SqliteConnection, now: Time, retention: &R
     if let Some(age) = retention.messages {
         more |= retire_messages(conn, before(now, age)).await?;
     }
+    more |= super::sql::logins::retire(conn, now).await?;
     fold_usage(conn, now.day().0 - FOLD_AFTER_DAYS).await?;
     Ok(more)
 }

@@ -9,7 +9,9 @@ mod dialect;
 #[macro_use]
 mod moves;
 mod accept;
+mod accounts;
 mod housekeeping;
+mod logins;
 mod operations;
 mod pull;
 mod receipts;

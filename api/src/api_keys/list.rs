@@ -1,0 +1,24 @@
+//! `GET /api-keys`: a page of keys, newest first, the revoked ones among them.
+
+use axum::extract::State;
+use sanasr_shared::ids::{ApiKeyId, UserId};
+use sanasr_shared::user::ApiKey;
+
+use crate::answer::Listed;
+use crate::auth::Staff;
+use crate::cursor::{self, List};
+use crate::problem::Problem;
+use crate::query::{Query, USER_ID};
+use crate::state::App;
+
+pub(crate) async fn list(State(app): State<App>, _: Staff, mut query: Query) -> Result<Listed<ApiKey>, Problem> {
+    let user = query.parsed(USER_ID, |text| {
+        text.parse().ok().filter(|id| *id > 0).map(UserId).ok_or_else(|| "Must be a user's id.".to_owned())
+    });
+    let page = query.page(List::ApiKeys);
+    query.finish()?;
+    let after = page.after.map(|id| ApiKeyId(cursor::number(id)));
+    let (items, more) = app.store.list_api_keys(user, after, page.limit).await?;
+    let next = items.last().filter(|_| more).map(|key| cursor::encode_number(List::ApiKeys, key.id.0));
+    Ok(Listed { items, next, limit: page.limit })
+}

@@ -1,0 +1,65 @@
+//! Looking at a password: each attempt counts before, and until it is found to be right.
+
+use std::net::IpAddr;
+
+use sanasr_shared::password;
+use sanasr_shared::ports::logins::{Attempt, Credentials, Reserved};
+use sanasr_shared::ports::store::StoreError;
+use sanasr_shared::throttle::name_key;
+
+use crate::auth::passwords::Place;
+use crate::limits::network;
+use crate::problem::Problem;
+use crate::state::App;
+
+/// An attempt that may be made, and counts.
+pub(crate) struct Guarded {
+    place: Place,
+    counted: Counted,
+}
+
+/// What to do about an attempt once it is decided.
+pub(crate) struct Counted {
+    address: String,
+    name: String,
+    reserved: Reserved,
+}
+
+/// Counts an attempt to give `username`'s password from an address.
+///
+/// # Errors
+/// Too many passwords wait to be looked at, or this one must wait.
+pub(crate) async fn attempt(app: &App, address: IpAddr, username: &str) -> Result<Guarded, Problem> {
+    // First, so that what finds no place doesn't count.
+    let place = app.passwords.place()?;
+    let (address, name) = (network(address).to_string(), name_key(username));
+    match app.store.attempt(&address, &name).await? {
+        Attempt::May(reserved) => Ok(Guarded { place, counted: Counted { address, name, reserved } }),
+        Attempt::Wait(wait) => Err(Problem::rate_limited(wait)),
+    }
+}
+
+impl Guarded {
+    /// Looks at the password, which takes as long where there is nobody. The credentials, if they are found and right.
+    pub(crate) async fn check(
+        self,
+        credentials: Option<Credentials>,
+        text: String,
+    ) -> Result<(Option<Credentials>, Counted), Problem> {
+        let hash = credentials.as_ref().map_or(password::NOBODYS, |known| &known.password_hash).to_owned();
+        let right = self.place.run(move || password::verify(&text, &hash)).await?;
+        Ok((credentials.filter(|known| right && known.is_active), self.counted))
+    }
+}
+
+impl Counted {
+    /// It was wrong: `problem`, or from the sixth time on how long to wait.
+    pub(crate) fn wrong(&self, problem: Problem) -> Problem {
+        self.reserved.penalty.map_or(problem, Problem::rate_limited)
+    }
+
+    /// It was right, and doesn't count.
+    pub(crate) async fn right(&self, app: &App) -> Result<(), StoreError> {
+        app.store.attempt_succeeded(&self.address, &self.name, self.reserved).await
+    }
+}

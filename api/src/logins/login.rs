@@ -1,0 +1,71 @@
+//! `POST /auth/login`: a name and a password for a pair of tokens.
+
+use axum::extract::State;
+use sanasr_shared::user::{User, parse_username};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::{Stranger, TokenPair, guard, tried};
+use crate::answer::Data;
+use crate::body::JsonBody;
+use crate::fields::{FieldErrors, Fields};
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::state::App;
+
+/// Who logs in.
+#[derive(ToSchema)]
+pub(crate) struct LoginRequest {
+    /// The user's name.
+    #[schema(max_length = 1000)]
+    username: String,
+    /// The user's password.
+    #[schema(max_length = 1000)]
+    password: String,
+}
+
+/// A login that has begun.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LoggedIn {
+    #[serde(flatten)]
+    tokens: TokenPair,
+    /// Who is logged in.
+    user: User,
+}
+
+pub(crate) async fn login(
+    State(app): State<App>,
+    Stranger(address): Stranger,
+    _: NoQuery,
+    JsonBody(body): JsonBody,
+) -> Result<Data<LoggedIn>, Problem> {
+    let LoginRequest { username, password } = LoginRequest::read(body)?;
+    let attempt = guard::attempt(&app, address, &username).await?;
+    // What can't be a name is nobody's, but that must not be told by the time it takes.
+    let credentials = match parse_username(&username) {
+        Ok(name) => app.store.credentials(&name).await?,
+        Err(_) => None,
+    };
+    let (known, counted) = attempt.check(credentials, password).await?;
+    let Some(known) = known else { return Err(counted.wrong(Problem::wrong_login())) };
+    let life = app.tokens.refresh_life();
+    let Some((family, user)) = app.store.start_login(known.user, &known.password_hash, life).await? else {
+        return Err(counted.wrong(Problem::wrong_login()));
+    };
+    counted.right(&app).await?;
+    Ok(Data::ok(LoggedIn { tokens: TokenPair::new(&app, user.id, family, 1)?, user }))
+}
+
+impl LoginRequest {
+    fn read(map: Map<String, Value>) -> Result<Self, Problem> {
+        let mut errors = FieldErrors::default();
+        let mut fields = Fields::new(map, "", &mut errors);
+        let (username, password) = (tried(&mut fields, "username"), tried(&mut fields, "password"));
+        fields.finish();
+        match (username, password) {
+            (Some(username), Some(password)) if errors.is_empty() => Ok(Self { username, password }),
+            _ => Err(Problem::validation(errors)),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! `GET /auth/me`: who is asking.
+
+use axum::extract::State;
+use sanasr_shared::user::User;
+
+use crate::answer::Data;
+use crate::auth::Asker;
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::state::App;
+
+pub(crate) async fn me(State(app): State<App>, asker: Asker, _: NoQuery) -> Result<Data<User>, Problem> {
+    app.store.user(asker.user).await?.map(Data::ok).ok_or_else(Problem::unauthenticated)
+}

@@ -1,0 +1,108 @@
+//! Logging in and out, and what somebody who is logged in may know and change of themselves.
+
+mod guard;
+mod login;
+mod logout;
+mod me;
+mod password;
+mod refresh;
+
+use std::net::IpAddr;
+
+use axum::Router;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::routing::{get, post};
+use sanasr_shared::ids::{FamilyId, UserId};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::fields::{FieldErrors, Fields};
+use crate::problem::Problem;
+use crate::state::App;
+use crate::trail;
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new()
+        .route("/api/v1/auth/login", post(login::login))
+        .route("/api/v1/auth/refresh", post(refresh::refresh))
+        .route("/api/v1/auth/logout", post(logout::logout))
+        .route("/api/v1/auth/me", get(me::me))
+        .route("/api/v1/auth/password", post(password::change))
+}
+
+/// Somebody who has no credentials yet, by their address: each request counts in its limit.
+pub(crate) struct Stranger(IpAddr);
+
+impl FromRequestParts<App> for Stranger {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let address = trail::of(&parts.extensions)?.address;
+        app.limits.ask_unknown(address).map_err(Problem::rate_limited)?;
+        Ok(Self(address))
+    }
+}
+
+/// The tokens of a login.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TokenPair {
+    /// Send it as `Authorization: Bearer <access>`.
+    access: String,
+    /// Exchange it for the next pair before the login ends. It is good for one use: used again, it ends the login.
+    refresh: String,
+    /// How the access token is sent: `Bearer`.
+    token_type: &'static str,
+    /// Seconds for which the access token is good.
+    expires_in: u64,
+}
+
+impl TokenPair {
+    fn new(app: &App, user: UserId, family: FamilyId, generation: i64) -> Result<Self, Problem> {
+        let tokens = &app.tokens;
+        Ok(Self {
+            access: tokens.access(user, family).map_err(Problem::internal)?,
+            refresh: tokens.refresh(user, family, generation).map_err(Problem::internal)?,
+            token_type: "Bearer",
+            expires_in: tokens.access_life().as_secs(),
+        })
+    }
+}
+
+/// There is nothing to tell: it is done.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Nothing {}
+
+/// What `/auth/refresh` and `/auth/logout` are given.
+#[derive(Debug, ToSchema)]
+pub(crate) struct RefreshRequest {
+    /// The refresh token of the login.
+    refresh: String,
+}
+
+impl RefreshRequest {
+    fn read(map: Map<String, Value>) -> Result<Self, Problem> {
+        let mut errors = FieldErrors::default();
+        let mut fields = Fields::new(map, "", &mut errors);
+        fields.require("refresh");
+        let refresh = fields.parsed("refresh", "invalid", |text| Ok(text.to_owned()));
+        fields.finish();
+        match refresh {
+            Some(refresh) if errors.is_empty() => Ok(Self { refresh }),
+            _ => Err(Problem::validation(errors)),
+        }
+    }
+}
+
+/// Characters of a name or password that is tried, at most: what is longer is nobody's.
+const TRIED_MAX: usize = 1_000;
+
+/// A name or password as somebody tries it: any text.
+fn tried(fields: &mut Fields<'_>, name: &str) -> Option<String> {
+    fields.require(name);
+    fields.parsed(name, "too_long", |text| match text.chars().count() {
+        ..=TRIED_MAX => Ok(text.to_owned()),
+        _ => Err(format!("Has at most {TRIED_MAX} characters.")),
+    })
+}

@@ -1,0 +1,65 @@
+//! `POST /auth/password`: one's own password. It ends all of one's logins but the one that asks.
+
+use axum::extract::State;
+use sanasr_shared::password::Password;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::{Nothing, guard, tried};
+use crate::answer::Data;
+use crate::auth::Asker;
+use crate::body::JsonBody;
+use crate::fields::{FieldErrors, Fields};
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::state::App;
+use crate::trail::OnTrail;
+
+/// A change of one's own password.
+#[derive(ToSchema)]
+pub(crate) struct PasswordChange {
+    /// The password as it is.
+    #[schema(max_length = 1000)]
+    current: String,
+    /// The password as it shall be: 8 to 256 characters, not one of the common ones, and not the username.
+    #[schema(min_length = 8, max_length = 256)]
+    new: String,
+}
+
+pub(crate) async fn change(
+    State(app): State<App>,
+    asker: Asker,
+    OnTrail(trail): OnTrail,
+    _: NoQuery,
+    JsonBody(body): JsonBody,
+) -> Result<Data<Nothing>, Problem> {
+    let PasswordChange { current, new } = PasswordChange::read(body)?;
+    let known = app.store.credentials_of(asker.user).await?.ok_or_else(Problem::unauthenticated)?;
+    let new = Password::new(&new, &known.username)
+        .map_err(|weakness| Problem::field("new", weakness.code(), weakness.to_string()))?;
+    let wrong = || Problem::field("current", "wrong_password", "This isn't the password.");
+    let attempt = guard::attempt(&app, trail.address, &known.username).await?;
+    let (known, counted) = attempt.check(Some(known), current).await?;
+    let Some(known) = known else { return Err(counted.wrong(wrong())) };
+    let hash = app.passwords.place()?.run(move || new.hash()).await?.map_err(Problem::internal)?;
+    let keep = asker.credential.family();
+    if !app.store.change_password(known.user, &known.password_hash, &hash, keep).await? {
+        return Err(counted.wrong(wrong()));
+    }
+    counted.right(&app).await?;
+    app.standing_changed(asker.user);
+    Ok(Data::ok(Nothing {}))
+}
+
+impl PasswordChange {
+    fn read(map: Map<String, Value>) -> Result<Self, Problem> {
+        let mut errors = FieldErrors::default();
+        let mut fields = Fields::new(map, "", &mut errors);
+        let (current, new) = (tried(&mut fields, "current"), tried(&mut fields, "new"));
+        fields.finish();
+        match (current, new) {
+            (Some(current), Some(new)) if errors.is_empty() => Ok(Self { current, new }),
+            _ => Err(Problem::validation(errors)),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! `DELETE /users/{id}`: nothing personal of the user is kept; messages, usage and logs stay under the id.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use sanasr_shared::ports::signals::Signal;
+use sanasr_shared::ports::store::Moved;
+
+use super::{UserPath, absent, last_admin};
+use crate::body::EmptyBody;
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::state::App;
+
+pub(crate) async fn delete(
+    State(app): State<App>,
+    UserPath { id, .. }: UserPath,
+    _: NoQuery,
+    _: EmptyBody,
+) -> Result<StatusCode, Problem> {
+    match app.store.delete_user(id).await? {
+        Moved::Done(sessions) => {
+            app.standing_changed(id);
+            for session in sessions {
+                app.signals.publish(Signal::Session(session));
+            }
+            Ok(StatusCode::NO_CONTENT)
+        }
+        Moved::Refused(_) => Err(last_admin()),
+        Moved::Absent => Err(absent()),
+    }
+}
