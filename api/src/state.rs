@@ -11,9 +11,11 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Parts;
+use crate::api_logs::ApiLogs;
 use crate::auth::keys::Keys;
 use crate::backlog::BacklogGate;
 use crate::body::BodyRoom;
+use crate::events::{self, Hub};
 use crate::limits::Limits;
 use crate::messages::waiters::Waiters;
 use crate::requests::Requests;
@@ -33,6 +35,9 @@ pub(crate) struct State {
     pub(crate) backlog: Arc<BacklogGate>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) requests: Arc<Requests>,
+    /// `None` if they are turned off.
+    pub(crate) api_logs: Option<Arc<ApiLogs>>,
+    pub(crate) events: Arc<Hub>,
     pub(crate) bodies: BodyRoom,
     pub(crate) limits: Arc<Limits>,
     /// The process stops: nobody waits any longer.
@@ -55,17 +60,23 @@ impl App {
         let life = CancellationToken::new();
         let keys = Arc::new(Keys::new());
         let waiters = Arc::new(Waiters::default());
+        let events = Hub::new(Arc::clone(&parts.store));
+        let stopping = CancellationToken::new();
+        events::tasks::start(&events, stopping.clone(), life.clone());
+        let ears = Ears { keys: Arc::clone(&keys), waiters: Arc::clone(&waiters), events: Arc::clone(&events) };
         // Heard from now on, not from when the task first runs.
-        tokio::spawn(hear(parts.signals.subscribe(), Arc::clone(&keys), Arc::clone(&waiters), life.clone()));
+        tokio::spawn(hear(parts.signals.subscribe(), ears, life.clone()));
         Self(Arc::new(State {
             keys,
             sessions: Arc::new(KnownSessions::new()),
             backlog: Arc::new(BacklogGate::new(Arc::clone(&parts.store), &parts.accept)),
             waiters,
             requests: Requests::start(Arc::clone(&parts.store), parts.shard, life.clone()),
+            api_logs: parts.http.api_logs.then(|| ApiLogs::start(Arc::clone(&parts.store), life.clone())),
+            events,
             bodies: BodyRoom::new(),
             limits: Limits::start(&parts.http, life.clone()),
-            stopping: CancellationToken::new(),
+            stopping,
             store: parts.store,
             signals: parts.signals,
             http: parts.http,
@@ -75,16 +86,32 @@ impl App {
     }
 }
 
+/// Who must know of signals.
+struct Ears {
+    keys: Arc<Keys>,
+    waiters: Arc<Waiters>,
+    events: Arc<Hub>,
+}
+
 /// Passes on what the signals say.
-async fn hear(mut heard: Receiver<Arc<Signal>>, keys: Arc<Keys>, waiters: Arc<Waiters>, life: CancellationToken) {
+async fn hear(mut heard: Receiver<Arc<Signal>>, ears: Ears, life: CancellationToken) {
     while let Some(signal) = life.run_until_cancelled(heard.recv()).await {
         match signal.as_deref() {
-            Ok(Signal::Messages(ids)) => waiters.wake(ids),
-            Ok(Signal::User(_)) => keys.forget_all(),
-            Ok(Signal::Session(_) | Signal::SessionFree) => {}
+            Ok(Signal::Messages(ids)) => {
+                ears.waiters.wake(ids);
+                ears.events.ring();
+            }
+            Ok(Signal::User(_)) => {
+                ears.keys.forget_all();
+                ears.events.doubt();
+            }
+            Ok(Signal::Session(_)) => ears.events.ring(),
+            Ok(Signal::SessionFree) => {}
             Ok(Signal::Missed) | Err(RecvError::Lagged(_)) => {
-                keys.forget_all();
-                waiters.wake_all();
+                ears.keys.forget_all();
+                ears.waiters.wake_all();
+                ears.events.ring();
+                ears.events.doubt();
             }
             Err(RecvError::Closed) => return,
         }

@@ -5,6 +5,7 @@
 //! to everybody.
 
 pub(crate) mod keys;
+pub(crate) mod standing;
 pub(crate) mod tokens;
 
 use axum::extract::FromRequestParts;
@@ -29,8 +30,18 @@ pub(crate) enum Credential {
     Token(FamilyId),
 }
 
+impl Credential {
+    /// The API key, if it is one.
+    pub(crate) fn key(self) -> Option<ApiKeyId> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Token(_) => None,
+        }
+    }
+}
+
 /// Whoever sent a request, by their credentials.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Asker {
     pub(crate) user: UserId,
     /// May use the admin endpoints; never by an API key.

@@ -5,6 +5,7 @@
 //! binary's `roles.rs`.
 
 pub mod bridge;
+pub mod journal;
 pub mod operations;
 pub mod queue;
 pub mod signals;

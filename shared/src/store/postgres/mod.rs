@@ -8,7 +8,9 @@ mod dialect;
 mod accept;
 mod committer;
 mod housekeeping;
+mod journal;
 mod operations;
+mod partitions;
 #[cfg(feature = "conformance")]
 pub mod plans;
 mod pull;

@@ -5,6 +5,7 @@
 //! to be called within a transaction, which the store begins and commits. They lock in the one order of all transactions:
 //! worker, sessions, messages, quota.
 
+pub(crate) mod journal;
 pub(crate) mod messages;
 pub(crate) mod operations;
 pub(crate) mod ownership;
