@@ -24,6 +24,7 @@ mod messages;
 mod operations;
 mod problem;
 mod query;
+mod reference;
 mod remembered;
 mod requests;
 mod serve;
@@ -108,7 +109,7 @@ pub fn router(parts: Parts) -> Router {
         .merge(logins::routes())
         .merge(users::routes())
         .merge(api_keys::routes());
-    let routes = api.with_state(app.clone()).merge(health::routes(health, metrics));
+    let routes = api.with_state(app.clone()).merge(health::routes(health, metrics)).merge(reference::routes());
     let proxies = app.http.trusted_proxies.as_slice().into();
     let cors = cors(&app.http.cors_origins);
     finish(routes, Some(app), proxies, cors)
