@@ -5,6 +5,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::problem::Problem;
 
@@ -29,30 +30,48 @@ pub(crate) struct Listed<T> {
     pub(crate) limit: u32,
 }
 
-#[derive(Serialize)]
-struct Document<T> {
+/// What a success says.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Success<T> {
+    /// Always true.
+    #[schema(examples(true))]
     success: bool,
+    /// What was asked for.
     data: T,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pagination: Option<Pagination>,
 }
 
-#[derive(Serialize)]
-struct Pagination {
+/// What a page of a list says.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Page<T> {
+    /// Always true.
+    #[schema(examples(true))]
+    success: bool,
+    /// Newest first. A page may be short, even empty, while `pagination.next` isn't null.
+    data: Vec<T>,
+    pagination: Pagination,
+}
+
+/// Where a list goes on.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Pagination {
+    /// The cursor of the next page, for the parameter `cursor`; null on the last one.
+    #[schema(examples("AQGaw_JrHnw5prA_XRwuSnc4"))]
     next: Option<String>,
+    /// Rows that a page has at most.
+    #[schema(minimum = 1, maximum = 200, examples(50))]
     limit: u32,
 }
 
 impl<T: Serialize> IntoResponse for Data<T> {
     fn into_response(self) -> Response {
-        json(self.0, &Document { success: true, data: self.1, pagination: None })
+        json(self.0, &Success { success: true, data: self.1 })
     }
 }
 
 impl<T: Serialize> IntoResponse for Listed<T> {
     fn into_response(self) -> Response {
-        let pagination = Some(Pagination { next: self.next, limit: self.limit });
-        json(StatusCode::OK, &Document { success: true, data: self.items, pagination })
+        let pagination = Pagination { next: self.next, limit: self.limit };
+        json(StatusCode::OK, &Page { success: true, data: self.items, pagination })
     }
 }
 

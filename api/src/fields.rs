@@ -4,6 +4,7 @@
 use sanasr_shared::time::Time;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Bad fields that one answer names, at most.
@@ -12,11 +13,13 @@ const ERRORS_MAX: usize = 100;
 const NAME_MAX: usize = 64;
 
 /// What is wrong with a field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct FieldError {
     /// Its path.
+    #[schema(examples("media.url"))]
     pub(crate) field: String,
-    /// A stable word for programs.
+    /// A stable word for programs; `/errors` lists them.
+    #[schema(examples("required"))]
     pub(crate) code: &'static str,
     /// A sentence for people.
     pub(crate) detail: String,
@@ -108,6 +111,7 @@ impl<'e> Fields<'e> {
 
     /// Whether a field is given.
     pub(crate) fn has(&self, name: &str) -> bool {
+        self.known(name);
         self.map.get(name).is_some_and(|value| !value.is_null())
     }
 
@@ -132,6 +136,7 @@ impl<'e> Fields<'e> {
     }
 
     fn take(&mut self, name: &str) -> Option<Value> {
+        self.known(name);
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
@@ -248,6 +253,7 @@ impl<'e> Fields<'e> {
 
     /// A field of a partial change, as it is.
     pub(crate) fn given(&mut self, name: &str) -> Given<Value> {
+        self.known(name);
         match self.map.remove(name) {
             None => Given::Absent,
             Some(Value::Null) => Given::Null,
@@ -288,6 +294,26 @@ impl<'e> Fields<'e> {
             self.fail(&shown, "unknown_field", "This field isn't known here.");
         }
     }
+}
+
+impl Fields<'_> {
+    /// Every field that is asked for, for the test that compares the readers with the reference.
+    #[cfg(test)]
+    fn known(&self, name: &str) {
+        KNOWN.with_borrow_mut(|known| known.insert(format!("{}{name}", self.prefix)));
+    }
+
+    #[cfg(not(test))]
+    #[inline]
+    fn known(&self, _: &str) {}
+}
+
+#[cfg(test)]
+thread_local! {
+    /// The paths of all fields that were asked for on this thread.
+    pub(crate) static KNOWN: std::cell::RefCell<std::collections::BTreeSet<String>> = const {
+        std::cell::RefCell::new(std::collections::BTreeSet::new())
+    };
 }
 
 /// How a time must be written.

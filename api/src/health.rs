@@ -14,6 +14,7 @@ use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::Store;
 use serde::Serialize;
 use tokio::sync::Mutex;
+use utoipa::{OpenApi, ToSchema};
 
 use crate::RenderMetrics;
 use crate::answer::json;
@@ -31,16 +32,31 @@ pub(crate) struct Health {
     database: Mutex<Option<(Instant, bool)>>,
 }
 
-#[derive(Serialize)]
+/// The process runs.
+#[derive(Serialize, ToSchema)]
+struct Live {
+    /// Always `ok`.
+    #[schema(examples("ok"))]
+    status: &'static str,
+}
+
+/// Whether the process can do its work.
+#[derive(Serialize, ToSchema)]
 struct Ready {
+    /// `ok`; `degraded` without the broker or the signals, as accepting goes on; `unavailable` without the database.
+    #[schema(examples("ok"))]
     status: &'static str,
     checks: Checks,
 }
 
-#[derive(Serialize)]
+/// Each dependency: `ok` or `unavailable`.
+#[derive(Serialize, ToSchema)]
 struct Checks {
+    #[schema(examples("ok"))]
     database: &'static str,
+    #[schema(examples("ok"))]
     broker: &'static str,
+    #[schema(examples("ok"))]
     signals: &'static str,
 }
 
@@ -63,6 +79,11 @@ impl Health {
     }
 }
 
+/// The endpoints in the reference, in its order.
+#[derive(OpenApi)]
+#[openapi(paths(live, ready, rendered))]
+pub(crate) struct Reference;
+
 pub(crate) fn routes(health: Arc<Health>, metrics: Option<RenderMetrics>) -> Router {
     let mut routes = Router::new().route("/health/live", get(live)).route("/health/ready", get(ready));
     if let Some(render) = metrics {
@@ -71,12 +92,25 @@ pub(crate) fn routes(health: Arc<Health>, metrics: Option<RenderMetrics>) -> Rou
     routes.with_state(health)
 }
 
-/// The process runs.
+/// Is the process alive?
+#[utoipa::path(
+    get, path = "/health/live", tag = "Health", operation_id = "get_liveness", security(()),
+    responses((status = 200, description = "It is.", body = Live)),
+)]
 async fn live() -> Response {
-    json(StatusCode::OK, &serde_json::json!({"status": "ok"}))
+    json(StatusCode::OK, &Live { status: "ok" })
 }
 
-/// The process can do its work: not without the database, and slower without the others.
+/// Can the process do its work?
+///
+/// Not without the database, and more slowly without the others.
+#[utoipa::path(
+    get, path = "/health/ready", tag = "Health", operation_id = "get_readiness", security(()),
+    responses(
+        (status = 200, description = "It can.", body = Ready),
+        (status = 503, description = "The database can't be reached.", body = Ready),
+    ),
+)]
 async fn ready(State(health): State<Arc<Health>>) -> Response {
     let (database, broker, signals) =
         (health.database().await, health.queue.is_connected(), health.signals.is_connected());
@@ -90,6 +124,13 @@ async fn ready(State(health): State<Arc<Health>>) -> Response {
     json(status, &Ready { status: said, checks })
 }
 
+/// Metrics
+///
+/// In Prometheus's text format; on a listener of its own if `SANASR_METRICS_LISTEN` is set, and then not here.
+#[utoipa::path(
+    get, path = "/metrics", tag = "Health", operation_id = "get_metrics", security(()),
+    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
+)]
 fn rendered(render: &RenderMetrics) -> Response {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render()).into_response()
 }

@@ -27,6 +27,7 @@ mod messages;
 mod operations;
 mod problem;
 mod query;
+mod reference;
 mod remembered;
 mod requests;
 mod serve;
@@ -112,7 +113,7 @@ pub fn router(parts: Parts) -> Router {
         .merge(api_keys::routes())
         .merge(events::routes())
         .merge(analytics::routes());
-    let routes = api.with_state(app.clone()).merge(health::routes(health, metrics));
+    let routes = api.with_state(app.clone()).merge(health::routes(health, metrics)).merge(reference::routes());
     let edge =
         Edge { proxies: app.http.trusted_proxies.as_slice().into(), api_logs: app.api_logs.as_ref().map(Arc::clone) };
     let cors = cors(&app.http.cors_origins);

@@ -11,7 +11,7 @@ use sanasr_shared::ports::store::StoreError;
 use sanasr_shared::time::Time;
 use sanasr_shared::usage::Quota;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::fields::{FieldError, FieldErrors};
 
@@ -21,8 +21,9 @@ const RETRY_AFTER_S: u64 = 2;
 /// How to authenticate.
 const CHALLENGE: &str = "Bearer realm=\"sanasr\", ApiKey realm=\"sanasr\"";
 
-/// The stable words of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The stable words of the contract. [`crate::reference::errors`] explains each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "snake_case")]
 pub(crate) enum Code {
     MalformedRequest,
     Unauthenticated,
@@ -44,12 +45,37 @@ pub(crate) enum Code {
 }
 
 impl Code {
+    /// Every code, by status.
+    pub(crate) const ALL: [Self; 17] = [
+        Self::MalformedRequest,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::NotAcceptable,
+        Self::Conflict,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::ValidationFailed,
+        Self::IdempotencyKeyReused,
+        Self::QuotaExceeded,
+        Self::RateLimited,
+        Self::Internal,
+        Self::Overloaded,
+        Self::Unavailable,
+        Self::OutcomeUnknown,
+    ];
+
     pub(crate) const fn as_str(self) -> &'static str {
         self.row().1
     }
 
     pub(crate) const fn status(self) -> StatusCode {
         self.row().0
+    }
+
+    pub(crate) const fn title(self) -> &'static str {
+        self.row().2
     }
 
     /// Status, word and title.
@@ -80,6 +106,13 @@ impl Code {
     }
 }
 
+#[derive(Debug, Clone, Copy)]
+struct UsedUp {
+    limit: i64,
+    used: i64,
+    resets_at: Time,
+}
+
 /// An error on its way to a client.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem(Box<Inner>);
@@ -89,8 +122,8 @@ struct Inner {
     code: Code,
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
-    /// Members beyond the standard ones.
-    extra: Map<String, Value>,
+    /// The quota that is used up.
+    quota: Option<UsedUp>,
     retry_after_s: Option<u64>,
     /// What happened, for the log only.
     cause: Option<String>,
@@ -100,7 +133,7 @@ impl Problem {
     fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after_s = (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_S);
         let detail = detail.into();
-        Self(Box::new(Inner { code, detail, errors: Vec::new(), extra: Map::new(), retry_after_s, cause: None }))
+        Self(Box::new(Inner { code, detail, errors: Vec::new(), quota: None, retry_after_s, cause: None }))
     }
 
     fn caused_by(mut self, cause: impl Into<String>) -> Self {
@@ -203,11 +236,7 @@ impl Problem {
             format!("The day's limit is {limit} messages, {} are used. It resets at {}.", quota.used, quota.resets_at),
         );
         problem.0.retry_after_s = Some(quota.resets_at.since(now).as_secs() + 1);
-        problem.0.extra.extend([
-            ("limit".to_owned(), limit.into()),
-            ("used".to_owned(), quota.used.into()),
-            ("resets_at".to_owned(), quota.resets_at.to_string().into()),
-        ]);
+        problem.0.quota = Some(UsedUp { limit, used: quota.used, resets_at: quota.resets_at });
         problem
     }
 
@@ -235,6 +264,12 @@ impl Problem {
         self.0.code
     }
 
+    /// What is wrong with each field.
+    #[cfg(test)]
+    pub(crate) fn into_errors(self) -> Vec<FieldError> {
+        self.0.errors
+    }
+
     /// What happened, for the log only.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.0.cause.as_deref()
@@ -252,7 +287,9 @@ impl Problem {
             detail: &self.0.detail,
             request_id,
             errors: &self.0.errors,
-            extra: &self.0.extra,
+            limit: self.0.quota.map(|quota| quota.limit),
+            used: self.0.quota.map(|quota| quota.used),
+            resets_at: self.0.quota.map(|quota| quota.resets_at),
         }
     }
 
@@ -273,20 +310,46 @@ impl Problem {
     }
 }
 
-/// A problem in the form that clients read.
-#[derive(Serialize)]
+/// An error, as RFC 9457 has it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
 pub(crate) struct Document<'a> {
+    /// Always false.
+    #[schema(examples(false))]
     success: bool,
+    /// The page that explains the code, relative to the server.
+    #[schema(format = "uri-reference", examples("/errors/validation_failed"))]
     r#type: String,
+    /// The code in words.
+    #[schema(examples("Validation failed"))]
     title: &'static str,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599, examples(422))]
     status: u16,
+    /// A stable word for programs.
+    #[schema(value_type = Code)]
     code: &'static str,
+    /// What is wrong, for people.
+    #[schema(examples("to: This field is needed."))]
     detail: &'a str,
+    /// The answer's `X-Request-Id`: it finds the request in the logs.
     request_id: &'a str,
+    /// Each bad field or query parameter.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Option<Vec<FieldError>>, nullable = false)]
     errors: &'a [FieldError],
-    #[serde(flatten)]
-    extra: &'a Map<String, Value>,
+    /// With `quota_exceeded`: messages a day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    limit: Option<i64>,
+    /// With `quota_exceeded`: how many of them are used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    used: Option<i64>,
+    /// With `quota_exceeded`: when the next day begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    resets_at: Option<Time>,
 }
 
 impl IntoResponse for Problem {

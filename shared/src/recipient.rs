@@ -3,11 +3,13 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A recipient in canonical form: `+15551234567`, `<id>@g.us` for a group, or `<id>@lid`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(transparent)]
 #[sqlx(transparent)]
+#[schema(value_type = String, examples("+15551234567"))]
 pub struct Recipient(String);
 
 /// Country codes that the ITU has assigned (E.164, list of 2016-11-15 with its amendments), by length. Numbers within a

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::{SessionId, UserId};
 use crate::time::Time;
@@ -16,7 +17,7 @@ const RESERVED_NAMES: &[&str] = &["status", "init", "disconnect"];
 pub const DELETE_GRACE: Duration = Duration::from_secs(10);
 
 /// What drives a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[repr(i16)]
 pub enum BridgeKind {
@@ -47,7 +48,7 @@ impl BridgeKind {
 }
 
 /// What a session is doing. It never says `Connected` when a send would not go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[repr(i16)]
 pub enum SessionStatus {
@@ -89,7 +90,7 @@ impl SessionStatus {
 }
 
 /// How fast a session may send. `None` is "no limit of this kind", which is the simulator's default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pace {
     /// Messages a minute, 1 to 1,000,000.
@@ -105,7 +106,7 @@ pub struct Pace {
 }
 
 /// A session as its user sees it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Session {
     /// Its id.
     pub id: SessionId,

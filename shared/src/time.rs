@@ -7,18 +7,21 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// Milliseconds in a day.
 pub const DAY_MS: i64 = 86_400_000;
 
 /// A moment: milliseconds since 1970 in UTC. Written as RFC 3339 with milliseconds and `Z`.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type, ToSchema)]
 #[sqlx(transparent)]
+#[schema(value_type = String, format = DateTime, examples("2030-01-31T12:00:00.000Z"))]
 pub struct Time(pub i64);
 
 /// A day in UTC: days since 1970-01-01. Written as `YYYY-MM-DD`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type, ToSchema)]
 #[sqlx(transparent)]
+#[schema(value_type = String, format = Date, examples("2030-01-31"))]
 pub struct Day(pub i64);
 
 impl Time {

@@ -1,12 +1,13 @@
 //! What users have used.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::ids::UserId;
 use crate::time::{Day, Time};
 
 /// A user's quota today.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Quota {
     /// Messages a day; no limit if `None`.
     pub limit: Option<i64>,
@@ -26,7 +27,7 @@ impl Quota {
 }
 
 /// What a user did on a day: everything by the day of acceptance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::FromRow)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::FromRow, ToSchema)]
 pub struct UsageStats {
     /// Whose.
     pub user_id: UserId,

@@ -13,8 +13,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::accept::{Answer, IDEMPOTENT_REPLAYED, accept, count_refused, kept_under, no_longer_kept, prepare};
+use super::bodies::{BatchItem, SendBatch};
 use super::draft::{Draft, Form};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::auth::Caller;
 use crate::body::BatchBody;
 use crate::edge::RequestId;
@@ -22,6 +23,7 @@ use crate::fields::{FieldErrors, Fields};
 use crate::idempotency;
 use crate::problem::{Document, Problem};
 use crate::query::NoQuery;
+use crate::reference::params::{Idempotency, OfUser};
 use crate::state::App;
 
 /// Messages in a batch, at most.
@@ -34,6 +36,20 @@ enum Item<'a> {
     Error(Document<'a>),
 }
 
+/// Send many messages
+///
+/// Up to 1,000 messages, each for itself: what is wrong with one doesn't keep the others. The answer has one item for each
+/// message, in their order. An `Idempotency-Key` covers the whole batch: repeated, it answers with the messages that were
+/// accepted before, and tries the refused ones again.
+#[utoipa::path(
+    post, path = "/api/v1/messages/batch", tag = "Messages", operation_id = "send_batch",
+    params(OfUser, Idempotency),
+    request_body(content = SendBatch, example = json!({"messages": [
+        {"to": "+15551234567", "type": "text", "text": "Your order has been shipped."},
+        {"to": "+15557654321", "type": "document", "media": {"url": "https://example.org/receipt.pdf"}}
+    ]})),
+    responses((status = 202, description = "Each message was accepted or refused.", body = Success<Vec<BatchItem>>)),
+)]
 pub(crate) async fn batch(
     State(app): State<App>,
     caller: Caller,
@@ -88,7 +104,7 @@ async fn answer(
     render(app, caller, request_id, count, answers).await
 }
 
-fn items(body: Map<String, Value>) -> Result<Vec<Value>, Problem> {
+pub(crate) fn items(body: Map<String, Value>) -> Result<Vec<Value>, Problem> {
     let mut errors = FieldErrors::default();
     let mut fields = Fields::new(body, "", &mut errors);
     fields.require("messages");

@@ -6,13 +6,26 @@ use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::ports::store::Moved;
 
 use super::{MessagePath, absent};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::auth::Caller;
 use crate::body::EmptyBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::{MessageId, OfUser};
 use crate::state::App;
 
+/// Cancel a message
+///
+/// Takes back a message that can't have been sent yet, and gives its unit of the quota back. Cancelling a cancelled message
+/// changes nothing.
+#[utoipa::path(
+    post, path = "/api/v1/messages/{id}/cancel", tag = "Messages", operation_id = "cancel_message",
+    params(MessageId, OfUser),
+    responses(
+        (status = 200, description = "Cancelled.", body = Success<Message>),
+        (status = 409, description = "It has been sent, may have been sent, or has ended otherwise."),
+    ),
+)]
 pub(crate) async fn cancel(
     State(app): State<App>,
     caller: Caller,

@@ -6,13 +6,15 @@ use axum::extract::State;
 use sanasr_shared::ids::MessageId;
 use sanasr_shared::message::{Message, Status};
 use tokio::time::Instant;
+use utoipa::IntoParams;
 
 use super::{MessagePath, absent};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::auth::Caller;
 use crate::fields::one_of;
 use crate::problem::Problem;
 use crate::query::Query;
+use crate::reference::params::{self, OfUser};
 use crate::state::App;
 
 /// The longest wait, in seconds.
@@ -20,6 +22,26 @@ const WAIT_MAX_S: u32 = 60;
 /// Whoever waits looks by itself this often: a signal may be lost.
 const LOOK: Duration = Duration::from_secs(3);
 
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the reference's form of what is read by hand")]
+struct Wait {
+    /// Seconds to wait for a change of the status, at most. Answered at once if the message has ended.
+    #[param(minimum = 1, maximum = 60)]
+    wait: Option<u32>,
+    /// The status that you know: answered as soon as it is another one, at once if it already is. Without it, the status
+    /// that the message has when asked. Goes with `wait`.
+    known: Option<Status>,
+}
+
+/// Get a message
+///
+/// Answers at once, or, with `wait`, as soon as the status changes (a long poll).
+#[utoipa::path(
+    get, path = "/api/v1/messages/{id}", tag = "Messages", operation_id = "get_message",
+    params(params::MessageId, Wait, OfUser),
+    responses((status = 200, description = "The message as it is now.", body = Success<Message>)),
+)]
 pub(crate) async fn get(
     State(app): State<App>,
     caller: Caller,

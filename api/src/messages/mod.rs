@@ -1,9 +1,10 @@
 //! Messages: accepting, following, cancelling.
 
 pub(crate) mod accept;
-mod batch;
+pub(crate) mod batch;
+pub(crate) mod bodies;
 mod cancel;
-mod cancel_all;
+pub(crate) mod cancel_all;
 pub(crate) mod draft;
 mod get;
 mod list;
@@ -17,15 +18,30 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::{get, post};
 use sanasr_shared::ids::MessageId;
+use utoipa::OpenApi;
 use uuid::Uuid;
 
 use crate::problem::Problem;
 use crate::state::App;
 
+/// The endpoints in the reference, in its order.
+#[derive(OpenApi)]
+#[openapi(paths(
+    send::send,
+    batch::batch,
+    send_text::send_text,
+    send_media::send_media,
+    list::list,
+    list::list_alias,
+    get::get,
+    cancel::cancel
+))]
+pub(crate) struct Reference;
+
 pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/api/v1/messages", get(list::list).post(send::send))
-        .route("/api/v1/messages/list", get(list::list))
+        .route("/api/v1/messages/list", get(list::list_alias))
         .route("/api/v1/messages/batch", post(batch::batch))
         .route("/api/v1/messages/cancel", post(cancel_all::cancel_all))
         .route("/api/v1/messages/send-text", post(send_text::send_text))

@@ -5,13 +5,15 @@ use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::ports::store::SessionCommand;
 use sanasr_shared::session::{Pace, Session};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::{SessionPath, absent};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::body::JsonBody;
 use crate::fields::{FieldErrors, Fields, Given};
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::{OfUser, SessionName};
 use crate::state::App;
 
 const PER_MINUTE_MAX: u32 = 1_000_000;
@@ -19,6 +21,45 @@ const BURST_MAX: u32 = 100_000;
 /// A minute: what is slower than that is set by `per_minute`.
 const JITTER_MAX_MS: u32 = 60_000;
 
+/// What of a session is to change.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the reference's form of what is read by hand, where null isn't absent")]
+pub(crate) struct SessionChange {
+    /// How fast it may send; null sets all of it to the defaults.
+    pace: Option<SessionPace>,
+    /// Sends nothing while true; null means false.
+    paused: Option<bool>,
+}
+
+/// How fast a session may send: what isn't given stays, null means the default.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the reference's form of what is read by hand, where null isn't absent")]
+pub(crate) struct SessionPace {
+    /// Messages a minute; null: no limit.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    per_minute: Option<u32>,
+    /// Messages at once after a rest; null: no limit.
+    #[schema(minimum = 1, maximum = 100_000)]
+    burst: Option<u32>,
+    /// A random extra wait before each message, up to this many milliseconds.
+    #[schema(minimum = 0, maximum = 60_000)]
+    jitter_ms: Option<u32>,
+    /// First messages to new recipients a minute; null: no limit.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    first_contacts_per_minute: Option<u32>,
+    /// Show "typing" before a message.
+    typing: Option<bool>,
+}
+
+/// Change a session
+///
+/// Changes only what is given.
+#[utoipa::path(
+    patch, path = "/api/v1/sessions/{name}", tag = "Sessions", operation_id = "change_session",
+    params(SessionName, OfUser),
+    request_body(content = SessionChange, example = json!({"pace": {"per_minute": 30, "burst": 5}})),
+    responses((status = 200, description = "The session as it is now.", body = Success<Session>)),
+)]
 pub(crate) async fn change(
     State(app): State<App>,
     SessionPath { user, name }: SessionPath,
@@ -39,7 +80,7 @@ pub(crate) async fn change(
     Ok(Data::ok(session))
 }
 
-struct Change {
+pub(crate) struct Change {
     pace: Option<PaceChange>,
     command: Option<SessionCommand>,
 }
@@ -56,7 +97,7 @@ enum PaceChange {
 }
 
 impl Change {
-    fn read(body: Map<String, Value>) -> Result<Self, Problem> {
+    pub(crate) fn read(body: Map<String, Value>) -> Result<Self, Problem> {
         let mut errors = FieldErrors::default();
         let mut fields = Fields::new(body, "", &mut errors);
         let pace = if fields.has("pace") {

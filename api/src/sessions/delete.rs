@@ -9,8 +9,21 @@ use super::{SessionPath, absent, resolve};
 use crate::body::EmptyBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::{OfUser, SessionName};
 use crate::state::App;
 
+/// Delete a session
+///
+/// Cancels what it has queued, in the background, and gives the units of the quota back; what may have been sent ends as
+/// `unknown_outcome`. Its name is free at once.
+#[utoipa::path(
+    delete, path = "/api/v1/sessions/{name}", tag = "Sessions", operation_id = "delete_session",
+    params(SessionName, OfUser),
+    responses(
+        (status = 204, description = "Deleted."),
+        (status = 409, description = "The session `default` can't be deleted."),
+    ),
+)]
 pub(crate) async fn delete(
     State(app): State<App>,
     SessionPath { user, name }: SessionPath,

@@ -4,13 +4,22 @@ use axum::extract::State;
 use sanasr_shared::ids::SessionId;
 use sanasr_shared::session::Session;
 
-use crate::answer::Listed;
+use crate::answer::{Listed, Page};
 use crate::auth::Caller;
 use crate::cursor::{self, List};
 use crate::problem::Problem;
 use crate::query::Query;
+use crate::reference::params::{OfUser, Paging};
 use crate::state::App;
 
+/// List sessions
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/api/v1/sessions", tag = "Sessions", operation_id = "list_sessions",
+    params(Paging, OfUser),
+    responses((status = 200, description = "A page of sessions.", body = Page<Session>)),
+)]
 pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Query) -> Result<Listed<Session>, Problem> {
     let page = query.page(List::Sessions);
     query.finish()?;

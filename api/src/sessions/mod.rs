@@ -1,8 +1,8 @@
 //! Sessions: making, pairing, pausing, deleting.
 
-mod change;
+pub(crate) mod change;
 mod command;
-mod create;
+pub(crate) mod create;
 mod delete;
 mod get;
 mod list;
@@ -15,30 +15,48 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::{get, post};
 use sanasr_shared::ids::{SessionId, UserId};
-use sanasr_shared::ports::store::SessionCommand;
 use sanasr_shared::session::DEFAULT_SESSION;
+use utoipa::OpenApi;
 use uuid::Uuid;
 
 use crate::auth::Caller;
 use crate::problem::Problem;
 use crate::state::App;
 
+/// The endpoints in the reference, in its order.
+#[derive(OpenApi)]
+#[openapi(paths(
+    list::list,
+    create::create,
+    get::get,
+    change::change,
+    delete::delete,
+    command::connect,
+    command::disconnect,
+    command::logout,
+    command::pause,
+    command::resume,
+    get::default,
+    command::connect_default,
+    command::disconnect_default
+))]
+pub(crate) struct Reference;
+
 pub(crate) fn routes() -> Router<App> {
-    use SessionCommand::{Connect, Disconnect, Logout, Pause, Resume};
     Router::new()
         .route("/api/v1/sessions", get(list::list).post(create::create))
         .route("/api/v1/sessions/{name}", get(get::get).patch(change::change).delete(delete::delete))
         .route("/api/v1/sessions/{name}/qr", get(qr::qr))
         .route("/api/v1/sessions/{name}/pair-code", post(pair_code::pair_code))
-        .route("/api/v1/sessions/{name}/connect", post(command::named(Connect)))
-        .route("/api/v1/sessions/{name}/disconnect", post(command::named(Disconnect)))
-        .route("/api/v1/sessions/{name}/logout", post(command::named(Logout)))
-        .route("/api/v1/sessions/{name}/pause", post(command::named(Pause)))
-        .route("/api/v1/sessions/{name}/resume", post(command::named(Resume)))
+        .route("/api/v1/sessions/{name}/connect", post(command::connect))
+        .route("/api/v1/sessions/{name}/disconnect", post(command::disconnect))
+        .route("/api/v1/sessions/{name}/logout", post(command::logout))
+        .route("/api/v1/sessions/{name}/pause", post(command::pause))
+        .route("/api/v1/sessions/{name}/resume", post(command::resume))
         // The short forms: they act on the session `default`.
         .route("/api/v1/sessions/status", get(get::default))
-        .route("/api/v1/sessions/init", post(command::default(Connect)))
-        .route("/api/v1/sessions/disconnect", post(command::default(Disconnect)))
+        .route("/api/v1/sessions/init", post(command::connect_default))
+        .route("/api/v1/sessions/disconnect", post(command::disconnect_default))
 }
 
 /// The session that a path names: by its name among the caller's, or, for admins, by its id. What can't be a name is the

@@ -1,0 +1,391 @@
+//! Every code that an answer, a field or a message can have: what it means, when it occurs and what to do. The pages at
+//! `/errors/{code}` and the responses in the document are made from this table; tests compare it with the codes in use.
+
+use serde_json::{Value, json};
+
+use crate::problem::Code;
+
+/// Where a code stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In `code` of an answer: a problem.
+    Problem(Code),
+    /// In `errors[].code` of an answer: what is wrong with a field or a query parameter.
+    Field,
+    /// In `error.code` of a message: why it failed, or why its last attempt did.
+    Message,
+}
+
+/// A code, explained.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Explained {
+    pub(crate) place: Place,
+    pub(crate) code: &'static str,
+    /// What it means, in one sentence.
+    pub(crate) meaning: &'static str,
+    /// When it occurs.
+    pub(crate) when: &'static str,
+    /// What to do about it.
+    pub(crate) remedy: &'static str,
+}
+
+/// Every code, those of one place together.
+pub(crate) fn all() -> impl Iterator<Item = Explained> {
+    Code::ALL.into_iter().map(problem).chain(FIELDS.iter().map(field)).chain(MESSAGES.iter().map(message))
+}
+
+/// An answer's code, explained.
+pub(crate) const fn problem(code: Code) -> Explained {
+    let (meaning, when, remedy) = match code {
+        Code::MalformedRequest => (
+            "The request can't be read.",
+            "The body is no JSON, or broke off; a query parameter is unknown, given twice or wrong; a cursor isn't one of \
+             this list; a header such as Idempotency-Key has another form.",
+            "Mend the request: `detail` says what is wrong, and `errors` names each query parameter. Repeating it as it is \
+             won't help.",
+        ),
+        Code::Unauthenticated => (
+            "The credentials are missing or not valid.",
+            "No credentials were sent, or they are unknown, expired or revoked, or their user is deactivated. The answer is \
+             the same in every case. At login: the name or the password is wrong.",
+            "Send `Authorization: Bearer <access token>`, `Authorization: ApiKey <key>` or `X-Api-Key: <key>`. An access \
+             token lives 15 minutes: get a new one by `POST /api/v1/auth/refresh`.",
+        ),
+        Code::Forbidden => (
+            "You are known, but not allowed to do this.",
+            "An endpoint for admins was asked without being one, or by an API key, which never opens those; or `user_id` was \
+             given by somebody who isn't an admin.",
+            "Log in as an admin, or leave `user_id` out: everybody sees their own.",
+        ),
+        Code::NotFound => (
+            "There is no such thing, or it isn't yours.",
+            "The path, or the id or name in it, is unknown or belongs to another user: which of the two isn't told.",
+            "Check the id. An admin opens others' messages and sessions by their id, and lists them with `?user_id=`.",
+        ),
+        Code::MethodNotAllowed => (
+            "The endpoint doesn't know this method.",
+            "Such as `PUT /api/v1/messages`.",
+            "The header `Allow` names the methods that it knows.",
+        ),
+        Code::NotAcceptable => (
+            "The answer can't be given in a form that you accept.",
+            "At `GET /api/v1/sessions/{name}/qr` with an `Accept` that allows neither PNG nor SVG nor JSON.",
+            "Send `Accept: image/png`, `image/svg+xml` or `application/json`.",
+        ),
+        Code::Conflict => (
+            "The thing isn't in a state in which this can be done.",
+            "A name is taken; a message is too far along to be cancelled; a session is in the wrong state; the session \
+             `default` can't be deleted; the last active admin must stay one; a message was accepted under this \
+             Idempotency-Key, but isn't kept any more.",
+            "`detail` says which it is. Look at the thing as it is now before trying again.",
+        ),
+        Code::PayloadTooLarge => (
+            "The body is larger than allowed.",
+            "A JSON body has at most 1 MiB, a batch or a file 16 MiB, unless the operator has set other limits.",
+            "Send less at once: split a batch, or upload a file instead of sending it as base64.",
+        ),
+        Code::UnsupportedMediaType => (
+            "The body is of a kind that the endpoint doesn't take.",
+            "Its `Content-Type` is missing or isn't `application/json` in UTF-8 (for uploads `multipart/form-data`), or it \
+             has a `Content-Encoding`.",
+            "Send JSON with `Content-Type: application/json`.",
+        ),
+        Code::ValidationFailed => (
+            "Some fields are wrong.",
+            "The request could be read, but fields are missing, unknown or have values that can't be.",
+            "`errors` names every bad field at once, by its path such as `media.url` or `messages[3].to`, with a code of its \
+             own. Mend them all, then send again.",
+        ),
+        Code::IdempotencyKeyReused => (
+            "This Idempotency-Key was used for another request.",
+            "A key came with another body, or at another endpoint, in the last 24 hours.",
+            "Take a new key for a new request. To repeat a request, send it as it was.",
+        ),
+        Code::QuotaExceeded => (
+            "The user's messages of today are used up.",
+            "More messages than `max_messages_per_day` would be accepted on this UTC day. Nothing was accepted. `limit`, \
+             `used` and `resets_at` say more.",
+            "Send again after `resets_at` (the header Retry-After has the seconds), or ask an admin for a greater limit.",
+        ),
+        Code::RateLimited => (
+            "Too many requests in a short time.",
+            "An API key or a logged-in user asks faster than allowed, or an address asks too often without valid \
+             credentials; or too many logins have failed.",
+            "Wait as many seconds as the header Retry-After says. `RateLimit` on every answer says how much is left: slow \
+             down before it is nothing.",
+        ),
+        Code::Internal => (
+            "Something went wrong in the service: a defect.",
+            "Never, if all is well.",
+            "Tell the operator the `request_id`: it finds the cause in the logs. A send is safely repeated with the same \
+             Idempotency-Key.",
+        ),
+        Code::Overloaded => (
+            "The service has more to do than it takes on. Nothing was accepted.",
+            "Too many messages wait to be sent, in all or of this user, or too many requests wait for the database.",
+            "Try again after the seconds in Retry-After. If it stays so, sending is slower than accepting: look at \
+             `blocked_by` of waiting messages.",
+        ),
+        Code::Unavailable => (
+            "The database can't be reached. Nothing was changed.",
+            "While the database is away or restarts.",
+            "Try again after the seconds in Retry-After.",
+        ),
+        Code::OutcomeUnknown => (
+            "Nobody can say whether the request was carried out.",
+            "The database was lost in the very moment in which it wrote.",
+            "Repeat the request. A send with the same Idempotency-Key is never accepted twice.",
+        ),
+    };
+    Explained { place: Place::Problem(code), code: code.as_str(), meaning, when, remedy }
+}
+
+type Row = (&'static str, &'static str, &'static str, &'static str);
+
+const fn field(&(code, meaning, when, remedy): &Row) -> Explained {
+    Explained { place: Place::Field, code, meaning, when, remedy }
+}
+
+const fn message(&(code, meaning, when, remedy): &Row) -> Explained {
+    Explained { place: Place::Message, code, meaning, when, remedy }
+}
+
+/// What can be wrong with a field.
+const FIELDS: &[Row] = &[
+    (
+        "bad_parameter",
+        "A query parameter is unknown, given twice or wrong.",
+        "In a 400: `?page=2`, for instance, is unknown, as lists have cursors.",
+        "Leave it out or mend it as `detail` says.",
+    ),
+    (
+        "before_send_at",
+        "The message would expire before it is to be sent.",
+        "`expires_at` isn't later than `send_at`.",
+        "Give a later `expires_at`, or none: then it is 24 hours after `send_at`.",
+    ),
+    (
+        "control_characters",
+        "The text has characters that can't be shown.",
+        "Control characters; in texts, captions and addresses line breaks and tabs are fine.",
+        "Remove them.",
+    ),
+    ("empty", "There is nothing in it.", "A text, a list or a file is empty.", "Fill it, or leave the field out."),
+    (
+        "given_twice",
+        "The same thing is given under two names.",
+        "`to` and `recipient`, `text` and `content`, or two of a file's `url`, `id` and `base64`.",
+        "Give one of the two.",
+    ),
+    (
+        "in_the_past",
+        "The time is over.",
+        "`send_at` or `expires_at` is in the past.",
+        "Check your clock and the time's zone.",
+    ),
+    (
+        "invalid",
+        "The database refuses the value.",
+        "A value that passed all other checks can't be stored.",
+        "`detail` says what it is about.",
+    ),
+    (
+        "invalid_base64",
+        "The text is no base64.",
+        "It has line breaks, another alphabet or no padding, or begins with `data:`.",
+        "Encode the file in standard base64 with padding, without line breaks.",
+    ),
+    ("invalid_id", "The text is no id.", "Ids of messages and files are UUIDs.", "Send the id as it was answered."),
+    (
+        "invalid_mime_type",
+        "The text is no media type, or one that doesn't fit the message's type.",
+        "A message of type `image` needs an `image/…`, a sticker needs `image/webp`, and so on.",
+        "Send the file's real type, or choose another message type: `document` takes every file.",
+    ),
+    (
+        "invalid_name",
+        "A session can't have this name.",
+        "A session's name has 1 to 64 of a to z, 0 to 9, `_` and `-`, and isn't `status`, `init` or `disconnect`.",
+        "Choose another name.",
+    ),
+    (
+        "invalid_phone",
+        "The text is no phone number.",
+        "A number in E.164 form is needed, with its country code.",
+        "Write it as `+15551234567`.",
+    ),
+    (
+        "invalid_recipient",
+        "No message can go to this recipient.",
+        "It is neither a phone number with a country code nor a WhatsApp id that ends in `@c.us`, `@s.whatsapp.net`, `@g.us` \
+         or `@lid`.",
+        "Write a number as `+15551234567`: with the country code, without a leading 0 or 00.",
+    ),
+    (
+        "invalid_time",
+        "The text is no time.",
+        "Times are RFC 3339 with a zone.",
+        "Write it as `2030-01-31T12:00:00Z` or `2030-01-31T13:00:00+01:00`.",
+    ),
+    (
+        "invalid_type",
+        "The value is of another JSON type.",
+        "Such as a number where a string is needed.",
+        "See the reference.",
+    ),
+    (
+        "invalid_url",
+        "The text is no address of the web.",
+        "It must begin with http:// or https://.",
+        "Mend the address.",
+    ),
+    (
+        "invalid_vcard",
+        "The text is no vCard.",
+        "It must begin with `BEGIN:VCARD`.",
+        "Send a whole vCard, or `name` and `phone`.",
+    ),
+    (
+        "not_allowed",
+        "The field doesn't belong here.",
+        "Such as `caption` with a text, or `voice` with an image.",
+        "Leave it out, or choose the type that it belongs to.",
+    ),
+    (
+        "out_of_range",
+        "The number is too small or too large.",
+        "`detail` names the bounds.",
+        "Give a number within them.",
+    ),
+    ("required", "The field is needed.", "It is absent or null.", "Give it."),
+    (
+        "too_late",
+        "The time is too far ahead.",
+        "`send_at` is at most 30 days ahead, `expires_at` at most 30 days after the message falls due.",
+        "Choose an earlier time.",
+    ),
+    ("too_long", "The text is too long.", "`detail` names the most characters that it may have.", "Shorten it."),
+    ("too_many", "The list is too long.", "A batch has at most 1,000 messages.", "Split it."),
+    (
+        "unknown",
+        "There is no such file.",
+        "`media.id` names no uploaded file.",
+        "Upload it first, or send it by `url`.",
+    ),
+    (
+        "unknown_field",
+        "There is no such field here.",
+        "A misspelt name, or a field of another endpoint. Unknown fields are refused so that none is quietly lost.",
+        "Remove it or mend its name.",
+    ),
+    (
+        "unknown_message",
+        "There is no such message.",
+        "`reply_to` names a message that doesn't exist or isn't yours.",
+        "Give the id of a message that was sent here.",
+    ),
+    (
+        "unknown_session",
+        "There is no such session.",
+        "`session` names none of yours, or it has just been deleted.",
+        "Make it by `POST /api/v1/sessions`, or leave the field out for `default`.",
+    ),
+    ("unknown_value", "The word isn't one of the known ones.", "`detail` lists them.", "Choose one of them."),
+];
+
+/// Why a message can fail.
+const MESSAGES: &[Row] = &[
+    (
+        "connection_lost",
+        "The connection to WhatsApp was lost.",
+        "Before the message was sent, or before WhatsApp acknowledged it.",
+        "Nothing: it is tried again until it expires, under the same id at WhatsApp, so that it is shown once.",
+    ),
+    (
+        "internal",
+        "The message couldn't be processed: a defect of the service.",
+        "Its sending has crashed three times, or its row can't be read. It is a dead letter.",
+        "An admin finds it at `GET /api/v1/dead-letters` and can replay it as a new message once the cause is mended.",
+    ),
+    (
+        "ledger_failed",
+        "The simulator's ledger can't be written.",
+        "Only with the simulator: its file's disk is full, or its folder gone.",
+        "Mend `SANASR_SIMULATOR_LEDGER`; the message is tried again.",
+    ),
+    (
+        "no_acknowledgement",
+        "WhatsApp hasn't acknowledged the message in time.",
+        "It may have been sent: it is in doubt.",
+        "Nothing: it is sent again under the same id at WhatsApp, so that it is shown once, until it expires.",
+    ),
+    (
+        "not_on_whatsapp",
+        "The number isn't on WhatsApp.",
+        "Nothing was sent, and the unit of the quota is given back.",
+        "Check the number. It isn't worth trying again.",
+    ),
+    (
+        "rate_limited",
+        "WhatsApp asks to send more slowly.",
+        "Nothing was sent; the message is tried again after a while.",
+        "Set a slower pace for the session (`PATCH /api/v1/sessions/{name}`).",
+    ),
+    (
+        "restricted",
+        "WhatsApp restricts the account: it may not write to people who never wrote to it.",
+        "After many first messages to strangers. Nothing was sent.",
+        "Wait: the message is tried again every few minutes until it expires. Write less to strangers.",
+    ),
+    (
+        "unknown_outcome",
+        "The message may have been sent; nobody can say.",
+        "No acknowledgement came before it expired, or its session was deleted meanwhile. The unit of the quota stays taken. \
+         If a receipt comes later, it becomes `sent`, `delivered` or `read` after all.",
+        "Ask the recipient before you send it again: it might be shown twice.",
+    ),
+];
+
+/// What an answer with this code looks like.
+pub(crate) fn example(explained: &Explained) -> Value {
+    match explained.place {
+        Place::Problem(code) => problem_example(code),
+        Place::Field => {
+            let mut problem = problem_example(if explained.code == "bad_parameter" {
+                Code::MalformedRequest
+            } else {
+                Code::ValidationFailed
+            });
+            problem["errors"] = json!([{"field": "…", "code": explained.code, "detail": explained.meaning}]);
+            problem
+        }
+        Place::Message => {
+            let retryable = !matches!(explained.code, "internal" | "not_on_whatsapp" | "unknown_outcome");
+            json!({"code": explained.code, "detail": explained.meaning, "retryable": retryable})
+        }
+    }
+}
+
+fn problem_example(code: Code) -> Value {
+    let mut example = json!({
+        "success": false,
+        "type": format!("/errors/{}", code.as_str()),
+        "title": code.title(),
+        "status": code.status().as_u16(),
+        "code": code.as_str(),
+        "detail": problem(code).meaning,
+        "request_id": "019ac3f26b1e7c39a6b03f5d1c2e4a77",
+    });
+    match code {
+        Code::ValidationFailed => {
+            example["errors"] = json!([{"field": "to", "code": "required", "detail": "This field is needed."}]);
+        }
+        Code::QuotaExceeded => {
+            example["limit"] = 10_000.into();
+            example["used"] = 10_000.into();
+            example["resets_at"] = "2030-02-01T00:00:00.000Z".into();
+        }
+        _ => {}
+    }
+    example
+}
