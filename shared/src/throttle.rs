@@ -18,8 +18,8 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// The wait that follows the last of so many failures, of which the first `free` cost none.
 pub fn penalty(failures: i64, free: i64) -> Option<Duration> {
-    let doublings = u32::try_from(failures - free - 1).ok()?;
-    Some(FIRST.saturating_mul(1_u32.checked_shl(doublings.min(16)).unwrap_or(u32::MAX)).min(LONGEST))
+    let doublings = u32::try_from((failures - free - 1).min(16)).ok()?;
+    Some(FIRST.saturating_mul(1 << doublings).min(LONGEST))
 }
 
 /// Under what a name's failures are counted: its SHA-256 in hex, as people type passwords into the wrong field.

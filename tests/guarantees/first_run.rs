@@ -146,6 +146,8 @@ async fn a_bad_setting_is_said_in_one_line() {
         ("SANASR_LOG", "info,=,="),
         ("SANASR_SIMULATOR_SCAN_AFTER", "2"),
         ("SANASR_SECRET_KEY", "short"),
+        ("SANASR_ADMIN_PASSWORD", "password123"),
+        ("SANASR_ADMIN_USERNAME", "two words"),
         ("SANASR_SIMULATOR_LEDGER", "/proc/no/such/folder"),
         ("DATABASE_URL", "mysql://localhost/sanasr"),
     ] {

@@ -1,10 +1,12 @@
 //! What users are promised: a file for each promise.
 
+mod accounts;
 mod bad_input;
 mod cancel;
 mod edge;
 mod first_run;
 mod idempotency;
+mod logins;
 mod operations;
 mod quota;
 mod sending;

@@ -21,6 +21,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
     key: String,
+    /// An access token, which goes before the key.
+    token: Option<String>,
 }
 
 /// An answer.
@@ -118,12 +120,22 @@ pub(crate) fn http() -> reqwest::Client {
 impl Client {
     /// At `origin`, such as `http://127.0.0.1:8080`.
     pub(crate) fn new(origin: &str, key: &str) -> Self {
-        Self { http: http(), base: origin.to_owned(), key: key.to_owned() }
+        Self { http: http(), base: origin.to_owned(), key: key.to_owned(), token: None }
     }
 
     /// The same app with other credentials.
     pub(crate) fn with_key(&self, key: &str) -> Self {
-        Self { key: key.to_owned(), ..self.clone() }
+        Self { key: key.to_owned(), token: None, ..self.clone() }
+    }
+
+    /// The same app with an access token.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// Logs in, whatever comes of it.
+    pub(crate) async fn log_in(&self, username: &str, password: &str) -> Reply {
+        self.with_key("").post("/auth/login", &json!({ "username": username, "password": password })).await
     }
 
     /// A request below `/api/v1`, with whatever body and headers. An error if no answer came.
@@ -135,7 +147,9 @@ impl Client {
         body: Vec<u8>,
     ) -> Result<Reply, reqwest::Error> {
         let mut request = self.http.request(method, format!("{}/api/v1{path}", self.base)).body(body);
-        if !self.key.is_empty() {
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        } else if !self.key.is_empty() {
             request = request.header("x-api-key", &self.key);
         }
         for (name, value) in headers {
@@ -171,6 +185,16 @@ impl Client {
     /// A POST below `/api/v1` that is answered.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Reply {
         self.attempt(Method::POST, path, None, Some(body)).await.unwrap_or_else(|e| panic!("POST {path}: {e}"))
+    }
+
+    /// A PATCH below `/api/v1` that is answered.
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Reply {
+        self.attempt(Method::PATCH, path, None, Some(body)).await.unwrap_or_else(|e| panic!("PATCH {path}: {e}"))
+    }
+
+    /// A DELETE below `/api/v1` that is answered.
+    pub(crate) async fn delete(&self, path: &str) -> Reply {
+        self.attempt(Method::DELETE, path, None, None).await.unwrap_or_else(|e| panic!("DELETE {path}: {e}"))
     }
 
     /// A page at the root, such as `/health/ready` or `/metrics`.

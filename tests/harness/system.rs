@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
 use super::client::Client;
 use super::folder::Folder;
 use super::ledger::Ledger;
@@ -29,6 +32,10 @@ pub(crate) enum Role {
 /// The user whom every system has, with more quota than any test uses up and its session `default` connected.
 pub(crate) const TESTER: &str = "tester";
 const TESTER_LIMIT: i64 = 100_000_000;
+/// The admin whom every system has once [`System::admin`] is asked for.
+pub(crate) const ADMIN: &str = "admin";
+/// Everybody's password.
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
 /// A running system. It ends with its owner: the processes first, then what they used.
 #[derive(Debug)]
@@ -42,6 +49,7 @@ pub(crate) struct System {
     env: BTreeMap<String, String>,
     keys: BTreeMap<String, String>,
     started: usize,
+    admin_token: OnceCell<String>,
     database: Option<Database>,
     _vhost: Option<Vhost>,
     folder: Folder,
@@ -91,6 +99,35 @@ impl System {
     pub(crate) fn client_of(&self, user: &str, api: usize) -> Client {
         let key = self.keys.get(user).unwrap_or_else(|| panic!("no user {user}"));
         Client::new(&self.apis[api % self.apis.len()].origin, key)
+    }
+
+    /// The admin at the first API, logged in.
+    pub(crate) async fn admin(&self) -> Client {
+        self.admin_at(0).await
+    }
+
+    /// The admin at an API, logged in; those beyond the last begin again with the first.
+    pub(crate) async fn admin_at(&self, api: usize) -> Client {
+        let client = self.stranger(api);
+        let log_in = async || {
+            if self.mode == Mode::Distributed {
+                self.create_admin().await;
+            }
+            let tokens: Value = client.log_in(ADMIN, PASSWORD).await.expect(200).data();
+            tokens["access"].as_str().expect("an access token").to_owned()
+        };
+        client.with_token(self.admin_token.get_or_init(log_in).await)
+    }
+
+    /// Somebody without credentials at an API.
+    pub(crate) fn stranger(&self, api: usize) -> Client {
+        Client::new(&self.apis[api % self.apis.len()].origin, "")
+    }
+
+    async fn create_admin(&self) {
+        let args = ["admin", "create", "--username", ADMIN, "--password-stdin", "--staff"];
+        let done = self.command("admin create", &args).stdin(&format!("{PASSWORD}\n")).run(seconds(30)).await;
+        assert_eq!(done.code, Some(0), "admin create: {}", done.stderr);
     }
 
     /// A connection to the system's PostgreSQL, for assertions on rows.
@@ -147,7 +184,7 @@ impl System {
         let limit = limit.to_string();
         let args =
             ["admin", "create", "--username", name, "--password-stdin", "--api-key", "--max-messages-per-day", &limit];
-        let launch = self.command("admin create", &args).stdin("correct horse battery staple\n");
+        let launch = self.command("admin create", &args).stdin(&format!("{PASSWORD}\n"));
         let done = launch.run(seconds(30)).await;
         assert_eq!(done.code, Some(0), "admin create: {}", done.stderr);
         let key = find_key(&done.stdout).unwrap_or_else(|| panic!("no key in {:?}", done.stdout));
@@ -196,6 +233,7 @@ impl Builder {
             ("SANASR_DATA_DIR".to_owned(), folder.join("data").display().to_string()),
             ("SANASR_SIMULATOR_LEDGER".to_owned(), ledger.path().display().to_string()),
             ("SANASR_SIMULATOR_SCAN_AFTER".to_owned(), "50ms".to_owned()),
+            ("SANASR_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned()),
         ]);
         let (mut database, mut vhost) = (None, None);
         if self.mode == Mode::Distributed {
@@ -217,7 +255,19 @@ impl Builder {
 
         let (mode, keys) = (self.mode, BTreeMap::new());
         let (apis, workers) = (Vec::new(), Vec::new());
-        let mut system = System { mode, apis, workers, ledger, env, keys, started: 0, database, _vhost: vhost, folder };
+        let mut system = System {
+            mode,
+            apis,
+            workers,
+            ledger,
+            env,
+            keys,
+            started: 0,
+            admin_token: OnceCell::new(),
+            database,
+            _vhost: vhost,
+            folder,
+        };
         if mode == Mode::Distributed {
             let done = system.command("migrate", &["migrate"]).run(seconds(60)).await;
             assert_eq!(done.code, Some(0), "migrate: {}", done.stderr);
@@ -226,6 +276,10 @@ impl Builder {
         let by_command = mode == Mode::Distributed || !self.users.is_empty();
         if by_command {
             system.create_user(TESTER, TESTER_LIMIT).await;
+            // Once it runs, an embedded system's folder is locked; elsewhere the admin is made when it is asked for.
+            if mode == Mode::Embedded {
+                system.create_admin().await;
+            }
         }
         for (name, limit) in &self.users {
             system.create_user(name, *limit).await;

@@ -15,35 +15,33 @@ const NAME_MAX: usize = 150;
 
 /// A user to be made.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "the reference's words for the fields that `read` reads")]
 pub(crate) struct NewUserRequest {
     /// The name to log in with: no spaces, no control characters, unique. Upper and lower case differ.
     #[schema(min_length = 1, max_length = 150)]
-    username: String,
+    pub(crate) username: String,
     /// The password: not one of the common ones, and not the username. Any characters.
-    #[schema(min_length = 8, max_length = 256, write_only)]
-    password: String,
+    #[schema(value_type = String, min_length = 8, max_length = 256, write_only)]
+    pub(crate) password: Password,
     /// Mail address, or empty.
     #[schema(max_length = 254)]
-    email: Option<String>,
+    pub(crate) email: Option<String>,
     /// First name, or empty.
     #[schema(max_length = 150)]
-    first_name: Option<String>,
+    pub(crate) first_name: Option<String>,
     /// Last name, or empty.
     #[schema(max_length = 150)]
-    last_name: Option<String>,
+    pub(crate) last_name: Option<String>,
     /// May use the admin endpoints; false unless given.
-    is_staff: Option<bool>,
+    pub(crate) is_staff: Option<bool>,
     /// May do anything at all; true unless given.
-    is_active: Option<bool>,
+    pub(crate) is_active: Option<bool>,
     /// Messages accepted per UTC day. Null means no limit; 10,000 (`SANASR_DEFAULT_MAX_MESSAGES_PER_DAY`) if not given.
-    #[schema(maximum = 1_000_000_000)]
-    max_messages_per_day: Option<u32>,
+    #[schema(value_type = Option<u32>, maximum = 1_000_000_000)]
+    pub(crate) max_messages_per_day: Given<u32>,
 }
 
 /// What changes of a user: only what is given.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "the reference's words for the fields that `read` reads")]
 pub(crate) struct UserChangeRequest {
     /// The name to log in with: no spaces, no control characters, unique. Upper and lower case differ.
     #[schema(min_length = 1, max_length = 150)]
@@ -65,43 +63,92 @@ pub(crate) struct UserChangeRequest {
     /// May do anything at all. While a user isn't active, nothing of theirs is sent, but it is kept.
     is_active: Option<bool>,
     /// Messages accepted per UTC day; null means no limit. It holds at once.
-    #[schema(maximum = 1_000_000_000)]
-    max_messages_per_day: Option<u32>,
+    #[schema(value_type = Option<u32>, maximum = 1_000_000_000)]
+    max_messages_per_day: Given<u32>,
 }
 
-/// A body that was read: the password isn't hashed yet, and only its user's name tells whether it is good enough.
-pub(crate) struct UserBody {
-    pub(crate) change: UserChange,
-    pub(crate) password: Option<String>,
+impl NewUserRequest {
+    pub(crate) fn read(map: Map<String, Value>) -> Result<Self, Problem> {
+        let mut errors = FieldErrors::default();
+        let given = UserChangeRequest::fields(map, &["username", "password"], &mut errors);
+        let username = given.username.unwrap_or_default();
+        let password = given.password.and_then(|text| good_password(&text, &username, &mut errors));
+        match password {
+            Some(password) if errors.is_empty() => Ok(Self {
+                username,
+                password,
+                email: given.email,
+                first_name: given.first_name,
+                last_name: given.last_name,
+                is_staff: given.is_staff,
+                is_active: given.is_active,
+                max_messages_per_day: given.max_messages_per_day,
+            }),
+            _ => Err(Problem::validation(errors)),
+        }
+    }
 }
 
-impl UserBody {
-    /// Reads a body in which `required` must be given.
-    pub(crate) fn read(map: Map<String, Value>, required: &[&str], errors: &mut FieldErrors) -> Self {
+impl UserChangeRequest {
+    /// Reads a change, and what is wrong with it so far: whether the password is good enough only its user's name tells.
+    pub(crate) fn read(map: Map<String, Value>) -> (Self, FieldErrors) {
+        let mut errors = FieldErrors::default();
+        (Self::fields(map, &[], &mut errors), errors)
+    }
+
+    fn fields(map: Map<String, Value>, required: &[&str], errors: &mut FieldErrors) -> Self {
         let mut fields = Fields::new(map, "", errors);
         for name in required {
             fields.require(name);
         }
-        let change = UserChange {
+        let given = Self {
             username: fields.parsed("username", "invalid_username", |text| parse_username(text).map_err(Into::into)),
-            password_hash: None,
+            password: fields.parsed("password", "invalid", |text| Ok(text.to_owned())),
             email: words(&mut fields, "email", EMAIL_MAX),
             first_name: words(&mut fields, "first_name", NAME_MAX),
             last_name: words(&mut fields, "last_name", NAME_MAX),
             is_staff: fields.flag("is_staff"),
             is_active: fields.flag("is_active"),
-            max_messages_per_day: match fields.given_integer("max_messages_per_day", 0, LIMIT_MAX) {
-                Given::Absent => None,
-                Given::Null => Some(None),
-                Given::Value(limit) => Some(Some(i64::from(limit))),
-            },
+            max_messages_per_day: fields.given_integer("max_messages_per_day", 0, LIMIT_MAX),
         };
-        if change.email.as_deref().is_some_and(|email| !email.is_empty() && !may_be_email(email)) {
+        if given.email.as_deref().is_some_and(|email| !email.is_empty() && !may_be_email(email)) {
             fields.fail("email", "invalid_email", "Must be a mail address, such as name@example.org.");
         }
-        let password = fields.parsed("password", "invalid", |text| Ok(text.to_owned()));
         fields.finish();
-        Self { change, password }
+        given
+    }
+
+    /// The change of the user that had this name, and its new password, if all is well.
+    pub(crate) fn of(
+        self,
+        old_username: &str,
+        mut errors: FieldErrors,
+    ) -> Result<(UserChange, Option<Password>), Problem> {
+        let username = self.username.as_deref().unwrap_or(old_username);
+        let password = self.password.and_then(|text| good_password(&text, username, &mut errors));
+        if !errors.is_empty() {
+            return Err(Problem::validation(errors));
+        }
+        let change = UserChange {
+            username: self.username,
+            password_hash: None,
+            email: self.email,
+            first_name: self.first_name,
+            last_name: self.last_name,
+            is_staff: self.is_staff,
+            is_active: self.is_active,
+            max_messages_per_day: limit(self.max_messages_per_day),
+        };
+        Ok((change, password))
+    }
+}
+
+/// A limit as the store takes it: `Some(None)` for no limit, `None` if nothing is given.
+pub(crate) fn limit(given: Given<u32>) -> Option<Option<i64>> {
+    match given {
+        Given::Absent => None,
+        Given::Null => Some(None),
+        Given::Value(limit) => Some(Some(i64::from(limit))),
     }
 }
 
@@ -131,7 +178,7 @@ fn may_be_email(text: &str) -> bool {
 }
 
 /// A password that is good enough for this user; what isn't is noted.
-pub(crate) fn good_password(text: &str, username: &str, errors: &mut FieldErrors) -> Option<Password> {
+fn good_password(text: &str, username: &str, errors: &mut FieldErrors) -> Option<Password> {
     match Password::new(text, username) {
         Ok(password) => Some(password),
         Err(weakness) => {
@@ -141,53 +188,48 @@ pub(crate) fn good_password(text: &str, username: &str, errors: &mut FieldErrors
     }
 }
 
-/// Refuses what was found wrong.
-pub(crate) fn check(errors: FieldErrors) -> Result<(), Problem> {
-    if errors.is_empty() { Ok(()) } else { Err(Problem::validation(errors)) }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
 
-    fn read(body: Value) -> (UserBody, Vec<(String, &'static str)>) {
-        let Value::Object(map) = body else { panic!("no object") };
-        let mut errors = FieldErrors::default();
-        let body = UserBody::read(map, &["username"], &mut errors);
-        (body, errors.into_vec().into_iter().map(|e| (e.field, e.code)).collect())
+    fn object(body: Value) -> Map<String, Value> {
+        match body {
+            Value::Object(map) => map,
+            other => panic!("{other} is no object"),
+        }
+    }
+
+    fn change(body: Value) -> UserChange {
+        let (request, errors) = UserChangeRequest::read(object(body));
+        request.of("marianne", errors).expect("good").0
+    }
+
+    fn fields(problem: &Problem) -> Vec<String> {
+        let document = serde_json::to_value(problem.document("r")).expect("a document");
+        let errors = document["errors"].as_array().expect("errors").iter();
+        errors.map(|e| e["field"].as_str().expect("a field").to_owned()).collect()
     }
 
     #[test]
     fn only_what_is_given_changes() {
-        let (body, errors) = read(json!({"username": "a"}));
-        assert_eq!(
-            (body.change, errors),
-            (UserChange { username: Some("a".to_owned()), ..Default::default() }, vec![])
-        );
-        let (body, errors) =
-            read(json!({"username": "a", "email": null, "first_name": "", "max_messages_per_day": null}));
+        assert_eq!(change(json!({})), UserChange::default());
         let empty = Some(String::new());
         let expected = UserChange {
-            username: Some("a".to_owned()),
             email: empty.clone(),
             first_name: empty,
             max_messages_per_day: Some(None),
-            ..Default::default()
+            ..UserChange::default()
         };
-        assert_eq!((body.change, errors), (expected, vec![]));
-        assert_eq!(
-            read(json!({"username": "a", "max_messages_per_day": 0})).0.change.max_messages_per_day,
-            Some(Some(0))
-        );
+        assert_eq!(change(json!({"email": null, "first_name": "", "max_messages_per_day": null})), expected);
+        assert_eq!(change(json!({"max_messages_per_day": 0})).max_messages_per_day, Some(Some(0)));
     }
 
     #[test]
     fn every_bad_field_is_named() {
-        let (_, errors) = read(json!({"username": "a b", "email": "nobody", "first_name": "a\u{0}", "last_name": 5,
-            "is_staff": "yes", "is_active": 1, "max_messages_per_day": -1, "password": 1, "id": 5}));
-        let fields: Vec<_> = errors.iter().map(|(field, _)| field.as_str()).collect();
+        let wrong = json!({"username": "a b", "email": "nobody", "first_name": "a\u{0}", "last_name": 5,
+            "is_staff": "yes", "is_active": 1, "max_messages_per_day": -1, "password": "short", "id": 5});
         let expected = [
             "username",
             "first_name",
@@ -196,11 +238,17 @@ mod tests {
             "is_active",
             "max_messages_per_day",
             "email",
-            "password",
             "id",
+            "password",
         ];
-        assert_eq!(fields, expected);
-        assert_eq!(read(json!({})).1, [("username".to_owned(), "required")]);
+        let (request, errors) = UserChangeRequest::read(object(wrong.clone()));
+        assert_eq!(fields(&request.of("marianne", errors).err().expect("bad")), expected);
+        assert_eq!(fields(&NewUserRequest::read(object(wrong)).err().expect("bad")), expected);
+        assert_eq!(fields(&NewUserRequest::read(object(json!({}))).err().expect("bad")), ["username", "password"]);
+    }
+
+    #[test]
+    fn a_mail_address_is_checked_lightly() {
         for wrong in ["@", "a@", "@b", "a b@c", "x"] {
             assert!(!may_be_email(wrong), "{wrong}");
         }

@@ -5,11 +5,10 @@ use sanasr_shared::ports::store::Moved;
 use sanasr_shared::throttle::name_key;
 use sanasr_shared::user::User;
 
-use super::body::{UserBody, check, good_password};
+use super::body::UserChangeRequest;
 use super::{UserPath, absent, last_admin};
 use crate::answer::Data;
 use crate::body::JsonBody;
-use crate::fields::FieldErrors;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::state::App;
@@ -20,12 +19,9 @@ pub(crate) async fn change(
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<User>, Problem> {
-    let mut errors = FieldErrors::default();
-    let UserBody { mut change, password } = UserBody::read(body, &[], &mut errors);
+    let (asked, errors) = UserChangeRequest::read(body);
     let old = app.store.user(id).await?.ok_or_else(absent)?;
-    let username = change.username.as_ref().unwrap_or(&old.username);
-    let password = password.and_then(|text| good_password(&text, username, &mut errors));
-    check(errors)?;
+    let (mut change, password) = asked.of(&old.username, errors)?;
     if let Some(password) = password {
         let hash = app.passwords.place()?.run(move || password.hash()).await?;
         change.password_hash = Some(hash.map_err(Problem::internal)?);

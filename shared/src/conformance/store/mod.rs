@@ -14,12 +14,14 @@ use async_trait::async_trait;
 use crate::ports::store::{AcceptedJob, Store};
 
 pub mod accepting;
+pub mod accounts;
 pub mod doubt;
 pub mod events;
 pub mod fence;
 pub mod housekeeping;
 pub mod idempotency;
 pub mod lists;
+pub mod logins;
 pub mod moves;
 pub mod operations;
 pub mod ownership;
@@ -222,6 +224,27 @@ macro_rules! store_suite {
                 a_key_leads_to_its_owner,
                 the_deployment_has_one_name,
             ]
+            accounts: [
+                a_user_is_made_as_asked,
+                only_what_is_given_changes,
+                users_are_listed,
+                the_last_admin_stays,
+                of_the_last_two_admins_one_stays,
+                deleting_keeps_the_books,
+                a_key_has_a_life,
+                keys_are_listed,
+            ]
+            logins: [
+                a_login_lives_until_it_is_ended,
+                one_of_many_rotations_wins,
+                a_refresh_token_is_good_once,
+                a_login_needs_the_password_that_was_verified,
+                a_new_password_ends_logins,
+                wrong_attempts_wait_ever_longer,
+                attempts_at_once_are_all_counted,
+                an_address_that_tries_many_names_waits,
+                failures_are_forgotten,
+            ]
             sessions: [
                 a_session_name_is_given_once_per_user,
                 a_pace_is_kept,
@@ -254,6 +277,7 @@ mod tests {
         let suite = include_str!("mod.rs");
         let subjects = [
             ("accepting", include_str!("accepting.rs")),
+            ("accounts", include_str!("accounts.rs")),
             ("idempotency", include_str!("idempotency.rs")),
             ("quota", include_str!("quota.rs")),
             ("moves", include_str!("moves.rs")),
@@ -265,6 +289,7 @@ mod tests {
             ("waiting", include_str!("waiting.rs")),
             ("ownership", include_str!("ownership.rs")),
             ("lists", include_str!("lists.rs")),
+            ("logins", include_str!("logins.rs")),
             ("housekeeping", include_str!("housekeeping.rs")),
             ("people", include_str!("people.rs")),
             ("sessions", include_str!("sessions.rs")),
