@@ -15,22 +15,54 @@ pub(crate) enum List {
     DeadLetters = 5,
     Users = 6,
     ApiKeys = 7,
+    UsageStats = 16,
+    ApiLogs = 17,
 }
 
-/// A tag for the list, the id, and a check byte against what only looks like a cursor.
+/// What names a row of a list.
+pub(crate) trait Key: Sized {
+    fn to_bytes(&self) -> [u8; 16];
+
+    fn from_bytes(bytes: [u8; 16]) -> Self;
+}
+
+impl Key for Uuid {
+    fn to_bytes(&self) -> [u8; 16] {
+        *self.as_bytes()
+    }
+
+    fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self::from_bytes(bytes)
+    }
+}
+
+/// A time or a day, and a number that tells the rows of it apart.
+impl Key for (i64, i64) {
+    fn to_bytes(&self) -> [u8; 16] {
+        ((i128::from(self.0) << 64) | i128::from(self.1.cast_unsigned())).to_be_bytes()
+    }
+
+    fn from_bytes(bytes: [u8; 16]) -> Self {
+        let both = u128::from_be_bytes(bytes);
+        let half = |bits: u128| (bits as u64).cast_signed();
+        (half(both >> 64), half(both))
+    }
+}
+
+/// A tag for the list, the key, and a check byte against what only looks like a cursor.
 const LENGTH: usize = 18;
 
-/// The cursor of the page after the row `id`.
-pub(crate) fn encode(list: List, id: Uuid) -> String {
+/// The cursor of the page after the row `key`.
+pub(crate) fn encode(list: List, key: impl Key) -> String {
     let mut bytes = [0; LENGTH];
     bytes[0] = list as u8;
-    bytes[1..17].copy_from_slice(id.as_bytes());
+    bytes[1..17].copy_from_slice(&key.to_bytes());
     bytes[17] = check(&bytes);
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// The row that a cursor of this list names; `None` for anything else.
-pub(crate) fn decode(list: List, text: &str) -> Option<Uuid> {
+pub(crate) fn decode<K: Key>(list: List, text: &str) -> Option<K> {
     if text.len() > 2 * LENGTH {
         return None;
     }
@@ -38,7 +70,7 @@ pub(crate) fn decode(list: List, text: &str) -> Option<Uuid> {
     if bytes[0] != list as u8 || bytes[17] != check(&bytes) {
         return None;
     }
-    Uuid::from_slice(&bytes[1..17]).ok()
+    bytes[1..17].try_into().ok().map(K::from_bytes)
 }
 
 /// The cursor of the page after the row of this number.
@@ -66,7 +98,14 @@ mod tests {
             let cursor = encode(List::Messages, id);
             assert!(cursor.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
             assert_eq!(decode(List::Messages, &cursor), Some(id));
-            assert_eq!(decode(List::Sessions, &cursor), None);
+            assert_eq!(decode::<Uuid>(List::Sessions, &cursor), None);
+        }
+    }
+
+    #[test]
+    fn two_numbers_are_read_back_as_they_were() {
+        for key in [(0, 0), (1_764_000_000_000, 42), (-1, -1), (-1, 1), (i64::MIN, i64::MAX), (i64::MAX, i64::MIN)] {
+            assert_eq!(decode(List::ApiLogs, &encode(List::ApiLogs, key)), Some(key));
         }
     }
 
@@ -85,7 +124,7 @@ mod tests {
         for wrong in
             ["", "0", "nowhere", &cursor[1..], &format!("{cursor}A"), &"A".repeat(24), &"A".repeat(10_000), "ä"]
         {
-            assert_eq!(decode(List::Messages, wrong), None, "{wrong}");
+            assert_eq!(decode::<Uuid>(List::Messages, wrong), None, "{wrong}");
         }
     }
 }

@@ -22,10 +22,13 @@ use axum::routing::future::RouteFuture;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either};
 use ipnet::IpNet;
+use sanasr_shared::ports::journal::ApiLog;
+use sanasr_shared::time::Time;
 use tower::Service;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::api_logs::ApiLogs;
 use crate::problem::{Code, Problem};
 use crate::state::App;
 use crate::trail::Trail;
@@ -83,6 +86,9 @@ async fn live_on(app: Option<App>, news: Lifecycle) -> Result<Response, Infallib
             Lifecycle::Drained => {
                 app.requests.flush().await;
                 app.keys_used.flush().await;
+                if let Some(logs) = &app.api_logs {
+                    logs.flush().await;
+                }
             }
         }
     }
@@ -134,9 +140,16 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
     }
 }
 
+/// What the edge works with.
+#[derive(Clone)]
+pub(crate) struct Edge {
+    pub(crate) proxies: Arc<[IpNet]>,
+    pub(crate) api_logs: Option<Arc<ApiLogs>>,
+}
+
 /// Wraps every route.
-pub(crate) async fn edge(State(proxies): State<Arc<[IpNet]>>, mut request: Request, next: Next) -> Response {
-    let started = Instant::now();
+pub(crate) async fn edge(State(Edge { proxies, api_logs }): State<Edge>, mut request: Request, next: Next) -> Response {
+    let (started, came_at) = (Instant::now(), Time::now());
     let id = RequestId::of(request.headers());
     let trail = Arc::new(Trail::new(request.extensions(), request.headers(), &proxies));
     request.extensions_mut().insert(id.clone());
@@ -156,6 +169,18 @@ pub(crate) async fn edge(State(proxies): State<Arc<[IpNet]>>, mut request: Reque
     let status = response.status();
     finish_headers(response.headers_mut(), &id, &trail);
     count(&method, route.as_ref(), status);
+    if let Some(logs) = api_logs.filter(|_| is_api(uri.path())) {
+        logs.add(ApiLog {
+            at: came_at,
+            user: trail.asker().map(|asker| asker.user),
+            endpoint: endpoint(route.as_ref(), uri.path()),
+            method: known_method(&method).unwrap_or("OTHER").to_owned(),
+            status: status.as_u16(),
+            duration_us: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
+            address: trail.address,
+            request_id: Arc::clone(&id.0),
+        });
+    }
     let _entered = span.enter();
     tracing::debug!(status = status.as_u16(), elapsed = ?started.elapsed(), "answered");
     if let Some(problem) = problem.filter(|_| status.is_server_error()) {
@@ -182,17 +207,38 @@ fn finish_headers(headers: &mut HeaderMap, id: &RequestId, trail: &Trail) {
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
-fn count(method: &Method, route: Option<&MatchedPath>, status: StatusCode) {
-    // Only known methods, routes and statuses become labels, so that their number is bounded.
-    let method = match *method {
+fn known_method(method: &Method) -> Option<&'static str> {
+    Some(match *method {
         Method::GET => "GET",
         Method::POST => "POST",
         Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
         Method::PUT => "PUT",
         Method::HEAD => "HEAD",
-        _ => "other",
-    };
+        Method::OPTIONS => "OPTIONS",
+        _ => return None,
+    })
+}
+
+/// Whether a path is the API's: what the API log is about.
+fn is_api(path: &str) -> bool {
+    path.strip_prefix("/api/v1").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Characters of a path that is no endpoint, at most.
+const PATH_MAX: usize = 200;
+
+/// What the API log calls a request's endpoint.
+fn endpoint(route: Option<&MatchedPath>, path: &str) -> String {
+    match route {
+        Some(route) => route.as_str().to_owned(),
+        None => path.chars().filter(|c| !c.is_control()).take(PATH_MAX).collect(),
+    }
+}
+
+fn count(method: &Method, route: Option<&MatchedPath>, status: StatusCode) {
+    // Only known methods, routes and statuses become labels, so that their number is bounded.
+    let method = known_method(method).unwrap_or("other");
     let route = route.map_or_else(|| "unmatched".to_owned(), |route| route.as_str().to_owned());
     let code = status.as_str().to_owned();
     metrics::counter!("sanasr_http_requests_total", "method" => method, "route" => route, "status" => code)

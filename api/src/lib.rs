@@ -6,13 +6,16 @@
 //!
 //! A new endpoint: a file of its own beside its like, and a line in the `routes` of its folder.
 
+mod analytics;
 mod answer;
 mod api_keys;
+mod api_logs;
 mod auth;
 mod backlog;
 mod body;
 mod cursor;
 mod edge;
+mod events;
 mod fields;
 mod health;
 mod idempotency;
@@ -41,7 +44,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
-use ipnet::IpNet;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::Store;
@@ -49,7 +51,7 @@ use sanasr_shared::secret::SecretKey;
 use sanasr_shared::settings::{AcceptSettings, HttpSettings, MediaSettings, TokenSettings};
 use tower_http::cors::CorsLayer;
 
-use crate::edge::Entry;
+use crate::edge::{Edge, Entry};
 use crate::health::Health;
 use crate::problem::Problem;
 pub use crate::serve::serve;
@@ -108,16 +110,18 @@ pub fn router(parts: Parts) -> Router {
         .merge(logins::routes())
         .merge(users::routes())
         .merge(api_keys::routes());
+    let api = api.merge(events::routes()).merge(analytics::routes());
     let routes = api.with_state(app.clone()).merge(health::routes(health, metrics));
-    let proxies = app.http.trusted_proxies.as_slice().into();
+    let edge =
+        Edge { proxies: app.http.trusted_proxies.as_slice().into(), api_logs: app.api_logs.as_ref().map(Arc::clone) };
     let cors = cors(&app.http.cors_origins);
-    finish(routes, Some(app), proxies, cors)
+    finish(routes, Some(app), edge, cors)
 }
 
 /// Health and metrics alone: for a worker with an address, and for a listener of the metrics' own.
 pub fn ops_router(parts: OpsParts) -> Router {
     let health = Health::new(parts.store, parts.queue, parts.signals);
-    finish(health::routes(health, Some(parts.metrics)), None, Arc::new([]), None)
+    finish(health::routes(health, Some(parts.metrics)), None, Edge { proxies: Arc::new([]), api_logs: None }, None)
 }
 
 /// Lets pages of other origins call the API, if any are listed.
@@ -140,11 +144,11 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 }
 
 /// What every answer has in common, around the routes.
-fn finish(routes: Router, app: Option<App>, proxies: Arc<[IpNet]>, cors: Option<CorsLayer>) -> Router {
+fn finish(routes: Router, app: Option<App>, edge: Edge, cors: Option<CorsLayer>) -> Router {
     let inner = routes
         .fallback(async || Problem::not_found("There is no such endpoint."))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(from_fn_with_state(proxies, edge::edge));
+        .layer(from_fn_with_state(edge, edge::edge));
     let inner = match cors {
         Some(cors) => inner.layer(cors),
         None => inner,

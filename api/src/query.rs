@@ -5,10 +5,11 @@ use axum::http::Uri;
 use axum::http::request::Parts;
 use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::store::Scope;
+use sanasr_shared::time::Time;
 use uuid::Uuid;
 
 use crate::cursor;
-use crate::fields::FieldErrors;
+use crate::fields::{FieldErrors, TIME_FORM};
 use crate::problem::Problem;
 use crate::state::App;
 
@@ -34,8 +35,9 @@ pub(crate) struct NoQuery;
 
 /// Which page of a list.
 #[derive(Debug, PartialEq)]
-pub(crate) struct PageQuery {
-    pub(crate) after: Option<Uuid>,
+pub(crate) struct PageQuery<K = Uuid> {
+    /// The last row that was seen.
+    pub(crate) after: Option<K>,
     pub(crate) limit: u32,
 }
 
@@ -99,7 +101,7 @@ impl Query {
     }
 
     /// `cursor` and `limit` of a list.
-    pub(crate) fn page(&mut self, list: cursor::List) -> PageQuery {
+    pub(crate) fn page<K: cursor::Key>(&mut self, list: cursor::List) -> PageQuery<K> {
         let after = self
             .parsed("cursor", |text| cursor::decode(list, text).ok_or_else(|| "Not a cursor of this list.".to_owned()));
         PageQuery { after, limit: self.integer("limit", 1, LIMIT_MAX).unwrap_or(LIMIT_DEFAULT) }
@@ -117,6 +119,15 @@ impl Query {
         }
         if self.errors.is_empty() { Ok(()) } else { Err(Problem::bad_query(self.errors)) }
     }
+}
+
+/// A time; a `+` before its zone that came unescaped has become a space.
+pub(crate) fn time(text: &str) -> Result<Time, String> {
+    let mended = match text.len().checked_sub(6) {
+        Some(at) if at > 10 && text.as_bytes()[at] == b' ' => format!("{}+{}", &text[..at], &text[at + 1..]),
+        _ => text.to_owned(),
+    };
+    Time::parse(&mended).ok_or_else(|| TIME_FORM.to_owned())
 }
 
 impl FromRequestParts<App> for Query {
@@ -170,11 +181,21 @@ mod tests {
             ("/x?cursor=nowhere", "cursor"),
         ] {
             let mut query = query(text);
-            query.page(cursor::List::Messages);
+            query.page::<Uuid>(cursor::List::Messages);
             let problem = query.finish().expect_err(text);
             let document = serde_json::to_value(problem.document("r")).expect("a document");
             assert_eq!(document["status"], 400);
             assert_eq!(document["errors"][0]["field"], named);
+        }
+    }
+    #[test]
+    fn times_in_a_query_may_have_lost_their_plus() {
+        let expected = Ok(Time(1_700_000_000_123));
+        assert_eq!(time("2023-11-14T23:13:20.123+01:00"), expected);
+        assert_eq!(time("2023-11-14T23:13:20.123 01:00"), expected);
+        assert_eq!(time("2023-11-14T22:13:20.123Z"), expected);
+        for wrong in ["", "2023-11-14T22:13:20", "2023-11-14", "ää ääää", "2023-11-14 22:13"] {
+            assert!(time(wrong).is_err(), "{wrong}");
         }
     }
 }

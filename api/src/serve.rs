@@ -1,5 +1,6 @@
 //! Serves a router: a bounded number of connections, and a stop that lets requests in flight finish.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,6 +8,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -26,6 +29,19 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long connections that are cut off may take to go.
 const CUT_OFF: Duration = Duration::from_millis(500);
+
+/// A way to close a request's connection, for an answer that goes on and whose client doesn't read it. In the request's
+/// extensions.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hangup(pub(crate) CancellationToken);
+
+impl<S: Sync> FromRequestParts<S> for Hangup {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().cloned().unwrap_or_default())
+    }
+}
 
 /// Serves until `stop`, then lets requests in flight finish, for `drain` at most. Long-polls end at once. With
 /// `connection_limit` connections open, more wait in the listener's own queue.
@@ -87,8 +103,11 @@ async fn connection(
 ) {
     // Answers are small, and complete when they are written.
     let _ = stream.set_nodelay(true);
+    let hangup = Hangup::default();
+    let hung_up = hangup.0.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(hangup.clone());
         router.clone().call(request.map(Body::new))
     });
     let mut connection = pin!(
@@ -99,6 +118,7 @@ async fn connection(
     );
     let done = tokio::select! {
         done = connection.as_mut() => done,
+        () = hung_up.cancelled() => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {

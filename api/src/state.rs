@@ -12,12 +12,14 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Parts;
+use crate::api_logs::ApiLogs;
 use crate::auth::jwt::Tokens;
 use crate::auth::keys::Keys;
 use crate::auth::passwords::Passwords;
 use crate::auth::tokens::KnownLogins;
 use crate::backlog::BacklogGate;
 use crate::body::BodyRoom;
+use crate::events::{self, Hub};
 use crate::keys_used::KeysUsed;
 use crate::limits::Limits;
 use crate::messages::waiters::Waiters;
@@ -42,6 +44,9 @@ pub(crate) struct State {
     pub(crate) backlog: Arc<BacklogGate>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) requests: Arc<Requests>,
+    /// `None` if they are turned off.
+    pub(crate) api_logs: Option<Arc<ApiLogs>>,
+    pub(crate) events: Arc<Hub>,
     pub(crate) bodies: BodyRoom,
     pub(crate) limits: Arc<Limits>,
     /// The process stops: nobody waits any longer.
@@ -65,9 +70,17 @@ impl App {
         let keys = Arc::new(Keys::new());
         let logins = Arc::new(KnownLogins::new());
         let waiters = Arc::new(Waiters::default());
+        let events = Hub::new(Arc::clone(&parts.store));
+        let stopping = CancellationToken::new();
+        events::tasks::start(&events, stopping.clone(), life.clone());
+        let ears = Ears {
+            keys: Arc::clone(&keys),
+            logins: Arc::clone(&logins),
+            waiters: Arc::clone(&waiters),
+            events: Arc::clone(&events),
+        };
         // Heard from now on, not from when the task first runs.
-        let people = (Arc::clone(&keys), Arc::clone(&logins));
-        tokio::spawn(hear(parts.signals.subscribe(), people, Arc::clone(&waiters), life.clone()));
+        tokio::spawn(hear(parts.signals.subscribe(), ears, life.clone()));
         Self(Arc::new(State {
             keys,
             keys_used: KeysUsed::start(Arc::clone(&parts.store), life.clone()),
@@ -78,9 +91,11 @@ impl App {
             backlog: Arc::new(BacklogGate::new(Arc::clone(&parts.store), &parts.accept)),
             waiters,
             requests: Requests::start(Arc::clone(&parts.store), parts.shard, life.clone()),
+            api_logs: parts.http.api_logs.then(|| ApiLogs::start(Arc::clone(&parts.store), life.clone())),
+            events,
             bodies: BodyRoom::new(),
             limits: Limits::start(&parts.http, life.clone()),
-            stopping: CancellationToken::new(),
+            stopping,
             store: parts.store,
             signals: parts.signals,
             http: parts.http,
@@ -97,25 +112,37 @@ impl App {
     }
 }
 
-/// Passes on what the signals say.
-async fn hear(
-    mut heard: Receiver<Arc<Signal>>,
-    (keys, logins): (Arc<Keys>, Arc<KnownLogins>),
+/// Who must know of signals.
+struct Ears {
+    keys: Arc<Keys>,
+    logins: Arc<KnownLogins>,
     waiters: Arc<Waiters>,
-    life: CancellationToken,
-) {
+    events: Arc<Hub>,
+}
+
+impl Ears {
+    fn forget_people(&self) {
+        self.keys.forget_all();
+        self.logins.forget_all();
+        self.events.doubt();
+    }
+}
+
+/// Passes on what the signals say.
+async fn hear(mut heard: Receiver<Arc<Signal>>, ears: Ears, life: CancellationToken) {
     while let Some(signal) = life.run_until_cancelled(heard.recv()).await {
         match signal.as_deref() {
-            Ok(Signal::Messages(ids)) => waiters.wake(ids),
-            Ok(Signal::User(_)) => {
-                keys.forget_all();
-                logins.forget_all();
+            Ok(Signal::Messages(ids)) => {
+                ears.waiters.wake(ids);
+                ears.events.ring();
             }
-            Ok(Signal::Session(_) | Signal::SessionFree) => {}
+            Ok(Signal::User(_)) => ears.forget_people(),
+            Ok(Signal::Session(_)) => ears.events.ring(),
+            Ok(Signal::SessionFree) => {}
             Ok(Signal::Missed) | Err(RecvError::Lagged(_)) => {
-                keys.forget_all();
-                logins.forget_all();
-                waiters.wake_all();
+                ears.forget_people();
+                ears.waiters.wake_all();
+                ears.events.ring();
             }
             Err(RecvError::Closed) => return,
         }

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Milliseconds in a day.
@@ -49,6 +49,12 @@ impl Time {
 }
 
 impl Day {
+    /// Reads `YYYY-MM-DD`; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().filter(|_| text.len() == 10)?;
+        Some(Self(day.signed_duration_since(NaiveDate::default()).num_days()))
+    }
+
     /// Midnight at its start.
     pub fn start(self) -> Time {
         Time(self.0.saturating_mul(DAY_MS))
@@ -118,6 +124,16 @@ mod tests {
     fn times_are_written_in_utc_with_milliseconds() {
         assert_eq!(Time(1_700_000_000_123).to_string(), "2023-11-14T22:13:20.123Z");
         assert_eq!(Time(1_700_000_000_000).day().to_string(), "2023-11-14");
+    }
+
+    #[test]
+    fn a_day_is_read_as_it_is_written() {
+        for day in [Day(0), Day(-1), Day(20_782)] {
+            assert_eq!(Day::parse(&day.to_string()), Some(day));
+        }
+        for wrong in ["", "2026-11-31", "2026-1-1", "+026-11-25", "2026-11-25 ", "2026-11-25T00:00:00Z"] {
+            assert_eq!(Day::parse(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -152,6 +152,7 @@ impl<'a> House<'a> {
         let settings = &self.life.settings;
         let retention = Retention {
             events: settings.keep_events,
+            api_logs: settings.keep_api_logs,
             idempotency_keys: IDEMPOTENCY_KEYS_KEPT,
             messages: settings.keep_messages,
         };

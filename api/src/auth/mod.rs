@@ -7,6 +7,7 @@
 pub(crate) mod jwt;
 pub(crate) mod keys;
 pub(crate) mod passwords;
+pub(crate) mod standing;
 pub(crate) mod tokens;
 
 use axum::extract::FromRequestParts;
@@ -42,7 +43,7 @@ impl Credential {
 }
 
 /// Whoever sent a request, by their credentials.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Asker {
     pub(crate) user: UserId,
     /// May use the admin endpoints; never by an API key.

@@ -5,14 +5,13 @@ use sanasr_shared::ids::MessageId;
 use sanasr_shared::message::{Message, MessageType, Status};
 use sanasr_shared::ports::store::MessageFilter;
 use sanasr_shared::recipient::Recipient;
-use sanasr_shared::time::Time;
 
 use crate::answer::Listed;
 use crate::auth::Caller;
 use crate::cursor::{self, List};
-use crate::fields::{TIME_FORM, TextRule, one_of};
+use crate::fields::{TextRule, one_of};
 use crate::problem::Problem;
-use crate::query::Query;
+use crate::query::{Query, time};
 use crate::state::App;
 
 pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Query) -> Result<Listed<Message>, Problem> {
@@ -34,29 +33,4 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
 
 fn checked(text: &str, rule: TextRule) -> Result<String, String> {
     rule.check(text).map(|()| text.to_owned()).map_err(|(_, detail)| detail)
-}
-
-/// A time; a `+` before its zone that came unescaped has become a space.
-fn time(text: &str) -> Result<Time, String> {
-    let mended = match text.len().checked_sub(6) {
-        Some(at) if at > 10 && text.as_bytes()[at] == b' ' => format!("{}+{}", &text[..at], &text[at + 1..]),
-        _ => text.to_owned(),
-    };
-    Time::parse(&mended).ok_or_else(|| TIME_FORM.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_in_a_query_may_have_lost_their_plus() {
-        let expected = Ok(Time(1_700_000_000_123));
-        assert_eq!(time("2023-11-14T23:13:20.123+01:00"), expected);
-        assert_eq!(time("2023-11-14T23:13:20.123 01:00"), expected);
-        assert_eq!(time("2023-11-14T22:13:20.123Z"), expected);
-        for wrong in ["", "2023-11-14T22:13:20", "2023-11-14", "ää ääää", "2023-11-14 22:13"] {
-            assert!(time(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use sanasr_shared::ids::{ApiKeyId, FamilyId, MessageId, SessionId, UserId, WorkerId};
 use sanasr_shared::message::{Message, Status};
 use sanasr_shared::ports::accounts::Accounts;
+use sanasr_shared::ports::journal::{ApiLog, Event};
 use sanasr_shared::ports::logins::{Attempt, Credentials, Login, Logins, Reserved, Rotation};
 use sanasr_shared::ports::operations::{CancelFilter, Operations, SessionQueue, WorkerState};
 use sanasr_shared::ports::queue::{Doorbell, Queue};
@@ -43,13 +44,15 @@ pub(crate) struct Data {
     pub(crate) used: i64,
     pub(crate) backlog: Backlog,
     pub(crate) requests: HashMap<UserId, i64>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) api_logs: Vec<ApiLog>,
 }
 
 /// A key's hash and what was accepted under it.
 type Kept = ([u8; 32], Vec<(u32, MessageId)>);
 
 /// What the API's own tests don't ask for.
-fn beyond() -> StoreError {
+pub(super) fn beyond() -> StoreError {
     StoreError::Internal("the store in memory can't do this".to_owned())
 }
 
@@ -97,7 +100,7 @@ impl FakeStore {
         self.data.lock().expect("no test panics with it")
     }
 
-    fn reach(&self) -> Result<std::sync::MutexGuard<'_, Data>> {
+    pub(super) fn reach(&self) -> Result<std::sync::MutexGuard<'_, Data>> {
         if self.away.load(Ordering::Relaxed) { Err(StoreError::Unavailable("cut".to_owned())) } else { Ok(self.data()) }
     }
 }

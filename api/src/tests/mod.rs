@@ -1,6 +1,8 @@
 //! The router as a whole, over a store in memory.
 
+mod events;
 mod fake;
+mod journal;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

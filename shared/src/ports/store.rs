@@ -16,6 +16,7 @@ use super::accounts::Accounts;
 use super::logins::Logins;
 use crate::ids::{ApiKeyId, MessageId, SessionId, UserId, WorkerId};
 use crate::message::{Content, Hold, Message, MessageError, MessageType, NewMessage, Status};
+use crate::ports::journal::Journal;
 use crate::ports::operations::Operations;
 use crate::recipient::Recipient;
 use crate::session::{BridgeKind, Pace, Session, SessionStatus};
@@ -201,11 +202,11 @@ pub struct MessageFilter {
 
 /// A page of a list, newest first.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Page<T> {
+pub struct Page<T, K = Uuid> {
     /// The rows; may be fewer than asked for, even none, while `next` isn't `None`.
     pub items: Vec<T>,
     /// Where the next page begins: after (older than) this one.
-    pub next: Option<Uuid>,
+    pub next: Option<K>,
 }
 
 /// Rows that one page of a list looks at, at most: what bounds the cost of a filter that matches little.
@@ -648,6 +649,8 @@ pub const SWEEP_CHUNK: i64 = 1_000;
 pub struct Retention {
     /// Events.
     pub events: Duration,
+    /// Lines of the API log.
+    pub api_logs: Duration,
     /// Idempotency keys.
     pub idempotency_keys: Duration,
     /// Messages that have ended (by their last change); for ever if `None`.
@@ -684,7 +687,7 @@ pub trait Housekeeping: Send + Sync {
 /// The whole store.
 #[async_trait]
 pub trait Store:
-    Accepting + Messages + People + Accounts + Logins + Sessions + Working + Housekeeping + Operations
+    Accepting + Messages + People + Accounts + Logins + Sessions + Journal + Working + Housekeeping + Operations
 {
     /// Whether the database answers.
     async fn ping(&self) -> Result<()>;

@@ -259,13 +259,14 @@ pub async fn what_is_kept_no_longer_goes(world: &dyn World) {
     let waiting = rig.send(3).await;
     let scheduled = rig.put(NewMessage { send_at: Some(from_now(3_600)), ..rig.draft(4) }).await;
     let usage = rig.usage().await;
-    let kept = Retention { events: LONG, idempotency_keys: LONG, messages: Some(LONG) };
+    let kept = Retention { events: LONG, api_logs: LONG, idempotency_keys: LONG, messages: Some(LONG) };
     while rig.store.retire(&kept).await.expect("a retirement") {}
     assert_eq!(rig.list_all(&MessageFilter::default(), 10).await.len(), 4);
     assert!(rig.store.replay(rig.user, &key.key).await.expect("a read").is_some());
 
     rig.past(rig.clock().await).await;
-    let for_ever = Retention { events: Duration::ZERO, idempotency_keys: Duration::ZERO, messages: None };
+    let none = Duration::ZERO;
+    let for_ever = Retention { events: none, api_logs: none, idempotency_keys: none, messages: None };
     while rig.store.retire(&for_ever).await.expect("a retirement") {}
     assert_eq!(rig.store.replay(rig.user, &key.key).await.expect("a read"), None);
     assert_eq!(rig.list_all(&MessageFilter::default(), 10).await.len(), 4);

@@ -19,6 +19,20 @@ macro_rules! among {
     };
 }
 
+/// One of the numbers in a parameter made by `numbers`.
+macro_rules! among_numbers {
+    ($parameter:literal) => {
+        concat!("= ANY(", $parameter, ")")
+    };
+}
+
+/// The highest number that an event was given, committed or not.
+macro_rules! last_event {
+    () => {
+        "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS last FROM event_n"
+    };
+}
+
 /// Locks rows against every change.
 macro_rules! for_update {
     () => {
@@ -44,6 +58,15 @@ macro_rules! skip_locked {
 pub(crate) fn ids(ids: impl Iterator<Item = Uuid>) -> Vec<Uuid> {
     ids.collect()
 }
+
+/// A list of numbers as one parameter.
+pub(crate) fn numbers(numbers: &[i64]) -> Vec<i64> {
+    numbers.to_vec()
+}
+
+/// Events with a lower number than the newest that may be under way still: so many of the last numbers are looked through
+/// for missing ones when somebody begins to read.
+pub(crate) const EVENTS_UNDER_WAY: i64 = 20_000;
 
 /// What an error code means. <https://www.postgresql.org/docs/15/errcodes-appendix.html>
 pub(crate) fn fault(code: &str) -> Fault {

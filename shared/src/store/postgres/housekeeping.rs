@@ -5,13 +5,14 @@ use std::time::Duration;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-use super::error;
 use super::sql::messages::first_id_at;
+use super::sql::sessions::remove_drained;
+use super::{error, partitions};
 use crate::ids::{MessageId, SessionId};
 use crate::message::MessageError;
 use crate::ports::store::{AcceptedJob, Backlog, Result, Retention, SWEEP_CHUNK, Swept};
 use crate::session::DELETE_GRACE;
-use crate::time::{DAY_MS, Day, Time, millis};
+use crate::time::{Day, Time, millis};
 
 async fn now(connection: &mut PgConnection) -> Result<Time> {
     sqlx::query_scalar(concat!("SELECT ", now_ms!())).fetch_one(connection).await.map(Time).map_err(error)
@@ -261,8 +262,10 @@ pub(super) async fn retire(connection: &mut PgConnection, retention: &Retention)
         now.0 - millis(retention.idempotency_keys),
     )
     .await?;
-    more |= retire_events(connection, now, now.0 - millis(retention.events)).await?;
     more |= super::sql::logins::retire(connection, now).await?;
+    for (table, keep) in [(&partitions::EVENTS, retention.events), (&partitions::API_LOGS, retention.api_logs)] {
+        more |= partitions::keep(connection, table, now, Time(now.0.saturating_sub(millis(keep)))).await?;
+    }
     if let Some(keep) = retention.messages {
         more |= retire_messages(connection, Time(now.0 - millis(keep))).await?;
     }
@@ -298,53 +301,19 @@ async fn fold_usage(connection: &mut PgConnection, before: Day) -> Result<bool> 
     Ok(folded.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
 }
 
-/// Events live in a partition a day, made ahead; whole days are dropped, and what fell into the default partition is
-/// deleted.
-async fn retire_events(connection: &mut PgConnection, now: Time, before: i64) -> Result<bool> {
-    let name = |day: Day| format!("events_{}", day.to_string().replace('-', ""));
-    let tomorrow = now.day().next();
-    for day in [tomorrow, tomorrow.next()] {
-        let (name, from, until) = (name(day), day.start().0, day.next().start().0);
-        sqlx::query(sqlx::AssertSqlSafe(format!(
-            "CREATE TABLE IF NOT EXISTS {name} PARTITION OF events FOR VALUES FROM ({from}) TO ({until})"
-        )))
-        .execute(&mut *connection)
-        .await
-        .map_err(error)?;
-    }
-    let partitions: Vec<String> = sqlx::query_scalar(
-        "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-         WHERE i.inhparent = 'events'::regclass AND c.relname ~ '^events_[0-9]{8}$'",
-    )
-    .fetch_all(&mut *connection)
-    .await
-    .map_err(error)?;
-    let last_kept = name(Day(before.div_euclid(DAY_MS)));
-    for old in partitions.into_iter().filter(|partition| *partition < last_kept) {
-        sqlx::query(sqlx::AssertSqlSafe(format!("DROP TABLE IF EXISTS {old}")))
-            .execute(&mut *connection)
-            .await
-            .map_err(error)?;
-    }
-    delete(
-        connection,
-        "DELETE FROM events_default WHERE ctid = ANY(ARRAY(
-             SELECT ctid FROM events_default WHERE at < $1 ORDER BY n LIMIT $2))",
-        before,
-    )
-    .await
-}
-
-/// Ids sort by time, so the oldest messages are the first of the primary key.
+/// Messages that ended before a time, and then removed sessions that none of theirs is left of. Ids sort by time, so the
+/// oldest messages are the first of the primary key.
 async fn retire_messages(connection: &mut PgConnection, before: Time) -> Result<bool> {
     let done = sqlx::query(
         "DELETE FROM messages WHERE id = ANY(ARRAY(
-             SELECT id FROM messages WHERE id < $1 AND NOT open AND status > 2 ORDER BY id LIMIT $2))",
+             SELECT id FROM messages WHERE id < $1 AND updated_at < $2 AND status > 2 ORDER BY id LIMIT $3))",
     )
     .bind(first_id_at(before))
+    .bind(before)
     .bind(SWEEP_CHUNK)
-    .execute(connection)
+    .execute(&mut *connection)
     .await
     .map_err(error)?;
+    remove_drained(connection, before, first_id_at(before)).await?;
     Ok(done.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
 }

@@ -9,8 +9,10 @@ mod accept;
 mod accounts;
 mod committer;
 mod housekeeping;
+mod journal;
 mod logins;
 mod operations;
+mod partitions;
 #[cfg(feature = "conformance")]
 pub mod plans;
 mod pull;

@@ -1,12 +1,14 @@
 //! Sessions as their users see them: those marked for deletion are absent.
 
+use uuid::Uuid;
+
 use super::rows::SessionRow;
-use super::{Connection, event, failed};
+use super::{Connection, dialect, event, failed};
 use crate::ids::{SessionId, UserId};
 use crate::ports::store::{Moved, Page, Result, Scope, SessionCommand, StoreError};
 use crate::session::{BridgeKind, Pace, Session, SessionStatus};
 use crate::store::taken;
-use crate::time::Time;
+use crate::time::{DAY_MS, Time};
 
 /// A QR code is shown while it can be scanned.
 macro_rules! session_columns {
@@ -54,6 +56,25 @@ pub(crate) async fn session(conn: &mut Connection, user: UserId, name: &str) -> 
     .await
     .map_err(failed)?;
     row.map(Session::try_from).transpose()
+}
+
+/// Several sessions, in no particular order.
+pub(crate) async fn by_ids(conn: &mut Connection, ids: &[SessionId]) -> Result<Vec<Session>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<SessionRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        session_columns!(),
+        " FROM sessions WHERE id ",
+        among!("$1"),
+        " AND deleting_at IS NULL"
+    ))
+    .bind(dialect::ids(ids.iter().map(|id| id.0)))
+    .fetch_all(conn)
+    .await
+    .map_err(failed)?;
+    rows.into_iter().map(Session::try_from).collect()
 }
 
 /// Whose a session is, and its name.
@@ -267,4 +288,20 @@ pub(crate) async fn delete(conn: &mut Connection, user: UserId, name: &str) -> R
     .await
     .map_err(failed)?;
     Ok(done.rows_affected() > 0)
+}
+
+/// Removes sessions that were drained at least a day before `bound` and of which no message is left below `first_id`, the
+/// lowest id of that time: theirs are all older, however far clocks differ. So the look is over the few old messages that
+/// their users still have.
+pub(crate) async fn remove_drained(conn: &mut Connection, bound: Time, first_id: Uuid) -> Result<()> {
+    sqlx::query(
+        "DELETE FROM sessions WHERE drained_at IS NOT NULL AND drained_at <= $1 AND NOT EXISTS (SELECT 1 FROM messages m
+            WHERE m.user_id = sessions.user_id AND m.id < $2 AND m.session_id = sessions.id)",
+    )
+    .bind(bound.0.saturating_sub(DAY_MS))
+    .bind(first_id)
+    .execute(conn)
+    .await
+    .map_err(failed)?;
+    Ok(())
 }

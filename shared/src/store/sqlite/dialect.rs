@@ -18,6 +18,20 @@ macro_rules! among {
     };
 }
 
+/// One of the numbers in a parameter made by `numbers`.
+macro_rules! among_numbers {
+    ($parameter:literal) => {
+        concat!("IN (SELECT value FROM json_each(", $parameter, "))")
+    };
+}
+
+/// The highest number that an event was given.
+macro_rules! last_event {
+    () => {
+        "SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) AS last"
+    };
+}
+
 /// Locks rows against every change: there is one writer.
 macro_rules! for_update {
     () => {
@@ -53,6 +67,15 @@ pub(crate) fn ids(ids: impl Iterator<Item = Uuid>) -> String {
     text.push(']');
     text
 }
+
+/// A list of numbers as one parameter.
+pub(crate) fn numbers(numbers: &[i64]) -> String {
+    let texts: Vec<String> = numbers.iter().map(i64::to_string).collect();
+    format!("[{}]", texts.join(","))
+}
+
+/// Events with a lower number than the newest that may be under way still: none, as there is one writer.
+pub(crate) const EVENTS_UNDER_WAY: i64 = 1;
 
 /// What an (extended) result code means. <https://www.sqlite.org/rescode.html>
 pub(crate) fn fault(code: &str) -> Fault {

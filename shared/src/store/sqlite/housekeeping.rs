@@ -9,6 +9,7 @@ use super::moves::{self, Effects, Hex, Move, State, json};
 use super::script::Script;
 use super::sql::failed;
 use super::sql::messages::first_id_at;
+use super::sql::sessions::remove_drained;
 use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::Status;
 use crate::ports::operations::CancelFilter;
@@ -332,14 +333,7 @@ async fn retire_messages(conn: &mut SqliteConnection, bound: Time) -> Result<boo
     .execute(&mut *conn)
     .await
     .map_err(failed)?;
-    sqlx::query(
-        "DELETE FROM sessions WHERE drained_at <= $1
-            AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.session_id = sessions.id)",
-    )
-    .bind(bound)
-    .execute(conn)
-    .await
-    .map_err(failed)?;
+    remove_drained(conn, bound, first_id_at(bound)).await?;
     Ok(is_chunk(usize::try_from(gone.rows_affected()).unwrap_or(usize::MAX)))
 }
 

@@ -11,7 +11,9 @@ mod moves;
 mod accept;
 mod accounts;
 mod housekeeping;
+mod journal;
 mod logins;
+mod logs;
 mod operations;
 mod pull;
 mod receipts;
@@ -39,6 +41,7 @@ use sqlx::{ConnectOptions, Sqlite};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use self::logs::Logs;
 use self::sql::failed;
 use self::writer::{Control, Job, Work, Writer};
 use crate::group_commit::{Group, ringing_group};
@@ -112,6 +115,7 @@ pub async fn open(path: &Path, on_accept: AcceptHook) -> Result<Arc<dyn Store>> 
         error => StoreError::Internal(error.to_string()),
     })?;
     let (deployment, last) = begin(&mut conn).await?;
+    let logs = Logs::open(path).await?;
 
     let control = Arc::new(Control::default());
     let ring = || Arc::clone(&control.bell);
@@ -138,6 +142,7 @@ pub async fn open(path: &Path, on_accept: AcceptHook) -> Result<Arc<dyn Store>> 
     Ok(Arc::new(SqliteStore {
         deployment,
         readers,
+        logs,
         accepting,
         pulling,
         settling,
@@ -176,6 +181,7 @@ async fn begin(conn: &mut SqliteConnection) -> Result<(String, Time)> {
 struct SqliteStore {
     deployment: String,
     readers: SqlitePool,
+    logs: Logs,
     accepting: Group<AcceptRequest, Vec<AcceptOutcome>>,
     pulling: Group<PullRequest, Pulled>,
     settling: Group<Settlement, Settled>,
@@ -459,7 +465,11 @@ impl Housekeeping for SqliteStore {
 
     async fn retire(&self, retention: &Retention) -> Result<bool> {
         let retention = *retention;
-        self.write(move |conn, now| async move { housekeeping::retire(conn, now, &retention).await }.boxed()).await
+        let more = self.logs.retire(Time(Time::now().0.saturating_sub(millis(retention.api_logs)))).await?;
+        let rest = self
+            .write(move |conn, now| async move { housekeeping::retire(conn, now, &retention).await }.boxed())
+            .await?;
+        Ok(more || rest)
     }
 }
 
@@ -476,6 +486,7 @@ impl Store for SqliteStore {
     async fn close(&self) {
         // Readers first: the last to close cuts the write-ahead log, and that must be one that writes.
         self.readers.close().await;
+        self.logs.close().await;
         self.control.close();
         if let Some(writer) = self.writer.lock().await.take()
             && let Err(error) = writer.await

@@ -405,7 +405,8 @@ async fn sweeps_promote_expire_count_and_drain() {
     assert_eq!(bench.show(now.id).await.error.expect("an error").code, MessageError::UNKNOWN_OUTCOME);
     assert_eq!((bench.show(now.id).await.session.as_str(), bench.used().await), (DEFAULT_SESSION, 2));
 
-    let all = Retention { events: Duration::ZERO, idempotency_keys: Duration::ZERO, messages: Some(Duration::ZERO) };
+    let none = Duration::ZERO;
+    let all = Retention { events: none, api_logs: none, idempotency_keys: none, messages: Some(none) };
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert!(!bench.store.retire(&all).await.expect("retired"));
     assert_eq!(bench.store.message(Scope::All, now.id).await.expect("an answer"), None);

@@ -1,0 +1,54 @@
+//! `GET /analytics/usage-stats`: what each user did on each day, newest day first.
+
+use axum::extract::State;
+use sanasr_shared::ids::UserId;
+use sanasr_shared::ports::journal::UsageFilter;
+use sanasr_shared::time::Day;
+use sanasr_shared::usage::UsageStats;
+
+use crate::answer::Listed;
+use crate::auth::Staff;
+use crate::cursor::{self, List};
+use crate::problem::Problem;
+use crate::query::{Query, time};
+use crate::state::App;
+
+pub(super) async fn usage_stats(
+    State(app): State<App>,
+    _: Staff,
+    mut query: Query,
+) -> Result<Listed<UsageStats>, Problem> {
+    let filter = UsageFilter {
+        user: query.user_filter().user(),
+        from: query.parsed("from", day).unwrap_or(Day(i64::MIN)),
+        until: query.parsed("until", day).unwrap_or(Day(i64::MAX)),
+    };
+    let page = query.page(List::UsageStats);
+    query.finish()?;
+    let after = page.after.map(|(day, user)| (Day(day), UserId(user)));
+    let found = app.store.list_usage(&filter, after, page.limit).await?;
+    let next = found.next.map(|(day, user)| cursor::encode(List::UsageStats, (day.0, user.0)));
+    Ok(Listed { items: found.items, next, limit: page.limit })
+}
+
+/// A day, or the one that a time falls on.
+fn day(text: &str) -> Result<Day, String> {
+    Day::parse(text).or_else(|| time(text).ok().map(|time| time.day())).ok_or_else(|| {
+        "Must be a date such as 2026-11-25, or a time in RFC 3339 with a zone, whose UTC day is taken.".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_dates_or_times() {
+        assert_eq!(day("2026-11-25"), Ok(Day(20_782)));
+        assert_eq!(day("2026-11-25T23:59:59Z"), Ok(Day(20_782)));
+        assert_eq!(day("2026-11-25T23:59:59-02:00"), Ok(Day(20_783)));
+        for wrong in ["", "today", "2026-11-31", "2026-11-25T23:59:59", "25.11.2026"] {
+            assert!(day(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The API log: a line for each request. Collected in memory, and written in batches off the requests' path: a request never
+//! waits for it, and is never refused for it. What finds no room is counted and dropped.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sanasr_shared::ports::journal::ApiLog;
+use sanasr_shared::ports::store::{Store, StoreError};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Time between two writes.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Lines of one write.
+const BATCH: usize = 1_000;
+/// Lines that may wait to be written: some seconds of a busy process, and some MB.
+const WAITING_MAX: usize = 50_000;
+
+/// What is logged and not written yet.
+pub(crate) struct ApiLogs {
+    store: Arc<dyn Store>,
+    waiting: Mutex<VecDeque<ApiLog>>,
+    /// A batch is together.
+    full: Notify,
+    /// Held while lines are written.
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl ApiLogs {
+    /// Begins to log; what is logged is written until `life` ends.
+    pub(crate) fn start(store: Arc<dyn Store>, life: CancellationToken) -> Arc<Self> {
+        let logs = Arc::new(Self {
+            store,
+            waiting: Mutex::default(),
+            full: Notify::new(),
+            writing: tokio::sync::Mutex::default(),
+        });
+        let writer = Arc::clone(&logs);
+        tokio::spawn(async move {
+            let pause = || tokio::time::timeout(INTERVAL, writer.full.notified());
+            while life.run_until_cancelled(pause()).await.is_some() {
+                writer.flush().await;
+            }
+            writer.flush().await;
+        });
+        logs
+    }
+
+    /// Takes a line.
+    pub(crate) fn add(&self, line: ApiLog) {
+        let waiting = {
+            let mut waiting = self.lock();
+            if waiting.len() >= WAITING_MAX {
+                return dropped(1);
+            }
+            waiting.push_back(line);
+            waiting.len()
+        };
+        if waiting.is_multiple_of(BATCH) {
+            self.full.notify_one();
+        }
+    }
+
+    /// Writes what was logged so far.
+    pub(crate) async fn flush(&self) {
+        let _alone = self.writing.lock().await;
+        loop {
+            let batch: Vec<ApiLog> = {
+                let mut waiting = self.lock();
+                let count = waiting.len().min(BATCH);
+                waiting.drain(..count).collect()
+            };
+            if batch.is_empty() {
+                return;
+            }
+            match self.store.write_api_logs(&batch).await {
+                Ok(()) => {}
+                // Once more, next time.
+                Err(StoreError::Unavailable(_) | StoreError::Overloaded) => return self.give_back(batch),
+                Err(error) => {
+                    tracing::warn!(%error, lines = batch.len(), "lines of the API log are lost");
+                    dropped(batch.len());
+                }
+            }
+        }
+    }
+
+    /// Puts lines back in front, as far as there is room.
+    fn give_back(&self, batch: Vec<ApiLog>) {
+        let mut waiting = self.lock();
+        let room = WAITING_MAX.saturating_sub(waiting.len());
+        let lost = batch.len().saturating_sub(room);
+        for line in batch.into_iter().skip(lost).rev() {
+            waiting.push_front(line);
+        }
+        drop(waiting);
+        if lost > 0 {
+            dropped(lost);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<ApiLog>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn dropped(lines: usize) {
+    metrics::counter!("sanasr_api_logs_dropped_total").increment(u64::try_from(lines).unwrap_or(u64::MAX));
+}

@@ -1,0 +1,80 @@
+//! Events as they go over the wire: with the object as it is now, written once for whoever hears it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use bytes::Bytes;
+use sanasr_shared::ids::UserId;
+use sanasr_shared::ports::journal::{Change, Event};
+use sanasr_shared::ports::store::{Scope, Store, StoreError};
+use serde::Serialize;
+
+/// One event of a stream, or a sign of life with the number 0. Clones share the bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) n: i64,
+    pub(super) bytes: Bytes,
+}
+
+impl Frame {
+    /// A comment, so that nobody in between takes the stream for dead.
+    pub(super) const fn heartbeat() -> Self {
+        Self { n: 0, bytes: Bytes::from_static(b":\n\n") }
+    }
+}
+
+/// Frames of events, with whose they are. Events of what is gone are left out.
+pub(super) async fn render(store: &dyn Store, events: &[Event]) -> Result<Vec<(UserId, Frame)>, StoreError> {
+    let (mut messages, mut sessions) = (Vec::new(), Vec::new());
+    for event in events {
+        match event.change {
+            Change::Message(id, _) => messages.push(id),
+            Change::Session(id, _) => sessions.push(id),
+        }
+    }
+    let messages = each(messages, async |ids| store.messages(Scope::All, ids).await).await?;
+    let sessions = each(sessions, async |ids| store.sessions_by_id(ids).await).await?;
+    let messages: HashMap<_, _> = messages.iter().filter_map(|m| Some(((m.id, m.user_id), json(m)?))).collect();
+    let sessions: HashMap<_, _> = sessions.iter().filter_map(|s| Some(((s.id, s.user_id), json(s)?))).collect();
+    let frames = events.iter().filter_map(|event| {
+        let (what, status, data) = match event.change {
+            Change::Message(id, status) => ("message", status.as_str(), messages.get(&(id, event.user))?),
+            Change::Session(id, status) => ("session", status.as_str(), sessions.get(&(id, event.user))?),
+        };
+        let bytes = format!("id: {}\nevent: {what}.{status}\ndata: {data}\n\n", event.n).into();
+        Some((event.user, Frame { n: event.n, bytes }))
+    });
+    Ok(frames.collect())
+}
+
+/// What `read` finds of these ids, each of which is asked for once. A row that can't be read stops nobody: it is left out.
+async fn each<Id, T>(
+    mut ids: Vec<Id>,
+    read: impl AsyncFn(&[Id]) -> Result<Vec<T>, StoreError>,
+) -> Result<Vec<T>, StoreError>
+where
+    Id: Copy + Ord + Hash,
+{
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    match read(&ids).await {
+        Err(error) if !error.is_transient() => tracing::error!(%error, "a row can't be shown in a stream of events"),
+        read => return read,
+    }
+    let mut found = Vec::new();
+    for id in ids {
+        match read(&[id]).await {
+            Ok(one) => found.extend(one),
+            Err(error) if error.is_transient() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+fn json(object: &impl Serialize) -> Option<String> {
+    serde_json::to_string(object).inspect_err(|error| tracing::error!(%error, "an object can't be written")).ok()
+}

@@ -1,0 +1,283 @@
+//! Who listens to events in this process, and handing out what happens.
+//!
+//! What must hold: nothing here waits for a listener. Each has a bounded buffer; one whose buffer is full is cut off, reads
+//! what it still has, and comes again with its last event's id.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use sanasr_shared::ids::UserId;
+use sanasr_shared::ports::journal::Event;
+use sanasr_shared::ports::store::{Scope, Store, StoreError};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::frame::{Frame, render};
+use super::position::Position;
+use crate::auth::Asker;
+use crate::auth::standing::standing;
+
+/// Events that wait for a listener to read them, at most.
+const BUFFER: usize = 256;
+/// Events that are read at once.
+const BATCH: u32 = 1_000;
+/// Each listener hears a sign of life this often, in seconds. They take turns.
+const HEARTBEAT_S: u64 = 15;
+/// How long a listener that was cut off may take to read what it still has before its connection is closed.
+const GRACE: Duration = Duration::from_secs(5);
+/// Listeners that read what they have missed at once; more wait, so that the database isn't theirs alone.
+const CATCHING_UP: usize = 4;
+
+/// The listeners of this process, and how far events have been read for them.
+pub(crate) struct Hub {
+    pub(super) store: Arc<dyn Store>,
+    state: Mutex<State>,
+    /// Something may have changed.
+    pub(super) news: Notify,
+    /// Somebody may have lost their standing.
+    pub(super) doubts: Notify,
+    pub(super) catching_up: Semaphore,
+}
+
+#[derive(Default)]
+struct State {
+    members: HashMap<u64, Member>,
+    /// The live ones by whose events they hear; under `None`, those who hear everybody's.
+    hearing: HashMap<Option<UserId>, HashSet<u64>>,
+    /// `None` while nobody listens.
+    position: Option<Position>,
+    /// Who was cut off and may have a connection still.
+    leaving: Vec<Leaving>,
+    last_id: u64,
+    closed: bool,
+}
+
+struct Member {
+    asker: Asker,
+    scope: Scope,
+    frames: mpsc::Sender<Frame>,
+    hangup: CancellationToken,
+    alive: Weak<()>,
+}
+
+struct Leaving {
+    until: Instant,
+    hangup: CancellationToken,
+    alive: Weak<()>,
+}
+
+/// One who listens; no more when dropped.
+pub(super) struct Listener {
+    hub: Arc<Hub>,
+    id: u64,
+    frames: mpsc::Receiver<Frame>,
+    _alive: Arc<()>,
+}
+
+impl Hub {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            state: Mutex::default(),
+            news: Notify::new(),
+            doubts: Notify::new(),
+            catching_up: Semaphore::new(CATCHING_UP),
+        })
+    }
+
+    /// Something may have changed: look at once.
+    pub(crate) fn ring(&self) {
+        self.news.notify_one();
+    }
+
+    /// Somebody may have lost their standing: look at once.
+    pub(crate) fn doubt(&self) {
+        self.doubts.notify_one();
+    }
+
+    /// Enters a listener. A `live` one hears whatever is committed from now on; another hears nothing until it goes live.
+    pub(super) async fn join(
+        self: &Arc<Self>,
+        asker: Asker,
+        scope: Scope,
+        hangup: CancellationToken,
+        live: bool,
+    ) -> Result<Listener, StoreError> {
+        loop {
+            let known = self.lock().position.is_some();
+            let newest = if known { None } else { Some(self.store.newest_events().await?) };
+            let mut state = self.lock();
+            if state.closed {
+                return Err(StoreError::Unavailable("this process stops".to_owned()));
+            }
+            if let Some(newest) = newest {
+                state.position.get_or_insert_with(|| Position::new(newest, Instant::now()));
+            } else if state.position.is_none() {
+                // The last listener has left meanwhile.
+                continue;
+            }
+            let (sender, frames) = mpsc::channel(BUFFER);
+            let alive = Arc::new(());
+            state.last_id += 1;
+            let id = state.last_id;
+            let member = Member { asker, scope, frames: sender, hangup, alive: Arc::downgrade(&alive) };
+            state.members.insert(id, member);
+            metrics::gauge!("sanasr_event_listeners").set(count(state.members.len()));
+            if live {
+                state.hear(id);
+            }
+            return Ok(Listener { hub: Arc::clone(self), id, frames, _alive: alive });
+        }
+    }
+
+    /// Reads what is new and hands it out; whether there may be more. After an error the same is read again.
+    pub(super) async fn advance(&self) -> Result<bool, StoreError> {
+        let Some(mut position) = self.lock().position.clone() else { return Ok(false) };
+        let started = Instant::now();
+        let missing = position.missing();
+        let late = if missing.is_empty() { Vec::new() } else { self.store.events_numbered(&missing).await? };
+        let new = self.store.events_after(Scope::All, position.last(), BATCH).await?;
+        position.take(&late, &new, started);
+        let more = u32::try_from(new.len()).is_ok_and(|count| count >= BATCH);
+        let heard = self.heard(late.into_iter().chain(new));
+        let frames = render(&*self.store, &heard).await?;
+        let mut state = self.lock();
+        state.hand_out(&frames);
+        state.position = (!state.members.is_empty()).then_some(position);
+        Ok(more)
+    }
+
+    /// Those events that somebody listens to.
+    fn heard(&self, events: impl Iterator<Item = Event>) -> Vec<Event> {
+        let state = self.lock();
+        let all = state.hearing.contains_key(&None);
+        events.filter(|event| all || state.hearing.contains_key(&Some(event.user))).collect()
+    }
+
+    /// Gives the listeners whose turn it is a sign of life, and closes the connections of those who don't read theirs.
+    pub(super) fn beat(&self, second: u64) {
+        let mut state = self.lock();
+        let turn: Vec<u64> =
+            state.hearing.values().flatten().copied().filter(|id| id % HEARTBEAT_S == second % HEARTBEAT_S).collect();
+        for id in turn {
+            state.give(id, Frame::heartbeat());
+        }
+        let now = Instant::now();
+        state.leaving.retain(|leaving| {
+            let gone = leaving.alive.strong_count() == 0;
+            if !gone && leaving.until <= now {
+                leaving.hangup.cancel();
+            }
+            !gone && leaving.until > now
+        });
+    }
+
+    /// Cuts off those whose credentials have ended, by one look for all.
+    pub(super) async fn check(&self) -> Result<(), StoreError> {
+        let askers: HashSet<Asker> = self.lock().members.values().map(|member| member.asker).collect();
+        if askers.is_empty() {
+            return Ok(());
+        }
+        let standing = standing(&*self.store, &askers).await?;
+        let mut state = self.lock();
+        let fallen = |asker: &Asker| askers.contains(asker) && !standing.contains(asker);
+        let out: Vec<u64> =
+            state.members.iter().filter(|(_, member)| fallen(&member.asker)).map(|(id, _)| *id).collect();
+        for id in out {
+            state.cut(id);
+        }
+        Ok(())
+    }
+
+    /// Ends all streams, and lets no new ones begin: the process stops.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.members.clear();
+        state.hearing.clear();
+        state.position = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn hear(&mut self, id: u64) {
+        if let Some(member) = self.members.get(&id) {
+            self.hearing.entry(member.scope.user()).or_default().insert(id);
+        }
+    }
+
+    fn hand_out(&mut self, frames: &[(UserId, Frame)]) {
+        for (user, frame) in frames {
+            let hearing = [Some(*user), None].into_iter().filter_map(|whose| self.hearing.get(&whose));
+            for id in hearing.flatten().copied().collect::<Vec<_>>() {
+                self.give(id, frame.clone());
+            }
+        }
+    }
+
+    fn give(&mut self, id: u64, frame: Frame) {
+        if let Some(member) = self.members.get(&id)
+            && member.frames.try_send(frame).is_err()
+        {
+            metrics::counter!("sanasr_event_listeners_cut_off_total").increment(1);
+            self.cut(id);
+        }
+    }
+
+    /// Its stream ends after what is in its buffer.
+    fn cut(&mut self, id: u64) {
+        if let Some(Member { hangup, alive, .. }) = self.remove(id) {
+            self.leaving.push(Leaving { until: Instant::now() + GRACE, hangup, alive });
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Member> {
+        let member = self.members.remove(&id)?;
+        let whose = member.scope.user();
+        if let Some(hearing) = self.hearing.get_mut(&whose) {
+            hearing.remove(&id);
+            if hearing.is_empty() {
+                self.hearing.remove(&whose);
+            }
+        }
+        metrics::gauge!("sanasr_event_listeners").set(count(self.members.len()));
+        Some(member)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; 2^53 listeners don't fit a machine")]
+fn count(listeners: usize) -> f64 {
+    listeners as f64
+}
+
+impl Listener {
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Hears whatever is committed from now on.
+    pub(super) fn go_live(&self) {
+        self.hub.lock().hear(self.id);
+    }
+
+    /// The next frame; `None` when the stream is to end.
+    pub(super) async fn next(&mut self) -> Option<Frame> {
+        self.frames.recv().await
+    }
+
+    /// Nothing comes any more but what is in the buffer.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.frames.is_closed()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.hub.lock().remove(self.id);
+    }
+}

@@ -1,0 +1,135 @@
+//! One stream: what was missed, read from the store, and then what happens, as the hub hands it out.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sanasr_shared::ports::journal::UNDER_WAY_MAX;
+use sanasr_shared::ports::store::{Scope, StoreError};
+
+use super::frame::{Frame, render};
+use super::hub::Listener;
+
+/// Events of the past that are read at once.
+const PAGE: u32 = 100;
+
+/// A stream's source.
+pub(super) struct Reader {
+    listener: Listener,
+    /// `None` for a stream that has missed nothing, or not any more.
+    past: Option<Box<Past>>,
+}
+
+/// What was missed.
+struct Past {
+    scope: Scope,
+    /// Read up to here.
+    from: i64,
+    stage: Stage,
+    ready: VecDeque<Frame>,
+    sent: Sent,
+}
+
+#[derive(PartialEq)]
+enum Stage {
+    /// Reading what is there. The hub gives nothing: its buffer would be full before this has come to the end.
+    Reading,
+    /// The hub collects what happens. What was committed until it began, late numbers too, is read once more.
+    Joined,
+    /// All is read; what the hub gives twice is left out until then.
+    Overlapping(Instant),
+}
+
+/// The hub may be behind us, and give what has been read from the store; for so long at most.
+const OVERLAP: Duration = Duration::from_secs(30);
+
+impl Reader {
+    /// Hears what happens from now on.
+    pub(super) fn live(listener: Listener) -> Self {
+        Self { listener, past: None }
+    }
+
+    /// Begins with what happened after the event of that number, and whatever a transaction that was under way then
+    /// committed since.
+    pub(super) async fn resume(listener: Listener, scope: Scope, n: i64) -> Result<Self, StoreError> {
+        let from = listener.hub().store.events_back(scope, n).await?;
+        // The event itself has been seen.
+        let sent = Sent { order: VecDeque::new(), numbers: HashSet::from([n]) };
+        let past = Past { scope, from, stage: Stage::Reading, ready: VecDeque::new(), sent };
+        Ok(Self { listener, past: Some(Box::new(past)) })
+    }
+
+    /// What comes next; `None` at the end.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let Some(past) = &mut self.past else { return Some(self.listener.next().await?.bytes) };
+            if let Some(frame) = past.ready.pop_front() {
+                return Some(frame.bytes);
+            }
+            if let Stage::Overlapping(until) = past.stage {
+                let frame = self.listener.next().await?;
+                let fresh = !past.sent.numbers.contains(&frame.n);
+                if Instant::now() >= until {
+                    self.past = None;
+                }
+                if fresh {
+                    return Some(frame.bytes);
+                }
+                continue;
+            }
+            if self.listener.is_cut_off() {
+                return None;
+            }
+            if let Err(error) = past.read(&self.listener).await {
+                tracing::debug!(%error, "a stream of events ends early: its past can't be read");
+                return None;
+            }
+        }
+    }
+}
+
+impl Past {
+    /// Reads a page, or goes on to the next stage after the last one.
+    async fn read(&mut self, listener: &Listener) -> Result<(), StoreError> {
+        let hub = listener.hub();
+        let _turn = hub.catching_up.acquire().await;
+        let events = hub.store.events_after(self.scope, self.from, PAGE).await?;
+        self.from = events.last().map_or(self.from, |event| event.n);
+        let new: Vec<_> = events.iter().filter(|event| self.sent.note(event.n, event.at.0)).copied().collect();
+        self.ready.extend(render(&*hub.store, &new).await?.into_iter().map(|(_, frame)| frame));
+        if u32::try_from(events.len()).is_ok_and(|count| count >= PAGE) {
+            return Ok(());
+        }
+        if self.stage == Stage::Reading {
+            listener.go_live();
+            self.from = hub.store.events_back(self.scope, self.from).await?;
+            self.stage = Stage::Joined;
+        } else {
+            self.stage = Stage::Overlapping(Instant::now() + OVERLAP);
+        }
+        Ok(())
+    }
+}
+
+/// The numbers that were sent lately: as far back as something may be read twice.
+struct Sent {
+    /// With their times.
+    order: VecDeque<(i64, i64)>,
+    numbers: HashSet<i64>,
+}
+
+impl Sent {
+    /// Notes a number; `false` if it was sent before.
+    fn note(&mut self, n: i64, at: i64) -> bool {
+        let new = self.numbers.insert(n);
+        if new {
+            self.order.push_back((n, at));
+            // Times don't follow the numbers quite: twice as long is far enough.
+            let oldest = at.saturating_sub(sanasr_shared::time::millis(2 * UNDER_WAY_MAX));
+            while let Some((n, _)) = self.order.pop_front_if(|(_, at)| *at < oldest) {
+                self.numbers.remove(&n);
+            }
+        }
+        new
+    }
+}

@@ -1,0 +1,85 @@
+//! What goes on beside the streams: reading on, signs of life, and ending the streams whose credentials have ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sanasr_shared::ports::store::StoreError;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::hub::Hub;
+
+/// Events are looked for this often: a signal may be lost.
+const LOOK: Duration = Duration::from_secs(1);
+/// The shortest time between two looks: what happens in between is read together.
+const GATHER: Duration = Duration::from_millis(10);
+/// Credentials are looked at this often: what is revoked ends within a second.
+const CHECK: Duration = Duration::from_millis(900);
+
+/// Runs until the process stops, which `stopping` tells, or `life` ends.
+pub(crate) fn start(hub: &Arc<Hub>, stopping: CancellationToken, life: CancellationToken) {
+    let ends = async move {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = life.cancelled() => {}
+        }
+    };
+    let (over, ended) = (CancellationToken::new(), Arc::clone(hub));
+    tokio::spawn(over.clone().run_until_cancelled_owned(read_on(Arc::clone(hub))));
+    tokio::spawn(over.clone().run_until_cancelled_owned(check(Arc::clone(hub))));
+    tokio::spawn(over.clone().run_until_cancelled_owned(beat(Arc::clone(hub))));
+    tokio::spawn(async move {
+        ends.await;
+        over.cancel();
+        ended.close();
+    });
+}
+
+async fn read_on(hub: Arc<Hub>) {
+    let mut failing = false;
+    loop {
+        let _ = timeout(LOOK, hub.news.notified()).await;
+        loop {
+            match hub.advance().await {
+                Ok(true) => {}
+                Ok(false) => {
+                    failing = false;
+                    break;
+                }
+                Err(error) => {
+                    tell(&error, &mut failing, "events can't be read; trying again");
+                    break;
+                }
+            }
+        }
+        sleep(GATHER).await;
+    }
+}
+
+async fn check(hub: Arc<Hub>) {
+    let mut failing = false;
+    loop {
+        let _ = timeout(CHECK, hub.doubts.notified()).await;
+        match hub.check().await {
+            Ok(()) => failing = false,
+            Err(error) => tell(&error, &mut failing, "listeners' credentials can't be read; trying again"),
+        }
+        sleep(GATHER).await;
+    }
+}
+
+async fn beat(hub: Arc<Hub>) {
+    let mut tick = interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for second in 0.. {
+        tick.tick().await;
+        hub.beat(second);
+    }
+}
+
+/// Says it once.
+fn tell(error: &StoreError, failing: &mut bool, what: &str) {
+    if !std::mem::replace(failing, true) {
+        tracing::warn!(%error, "{what}");
+    }
+}

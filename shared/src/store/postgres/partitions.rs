@@ -1,0 +1,67 @@
+//! Tables in a partition a day: made ahead, and dropped whole when they are kept no longer. What was written before there was
+//! a partition for it lies in the default one, and is deleted there.
+
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::error;
+use crate::ports::store::{Result, SWEEP_CHUNK};
+use crate::time::{Day, Time};
+
+/// A table in daily partitions of its column `at`.
+pub(super) struct Daily {
+    table: &'static str,
+    /// The partitions that there are.
+    partitions: &'static str,
+    /// Deletes from the default one what is older than `$1`, `$2` rows at most.
+    delete: &'static str,
+}
+
+macro_rules! daily {
+    ($table:literal) => {
+        Daily {
+            table: $table,
+            partitions: concat!(
+                "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                 WHERE i.inhparent = '",
+                $table,
+                "'::regclass AND c.relname ~ '^",
+                $table,
+                "_[0-9]{8}$'"
+            ),
+            delete: concat!(
+                "DELETE FROM ",
+                $table,
+                "_default WHERE ctid = ANY(ARRAY(SELECT ctid FROM ",
+                $table,
+                "_default WHERE at < $1 ORDER BY n LIMIT $2))"
+            ),
+        }
+    };
+}
+
+pub(super) static EVENTS: Daily = daily!("events");
+pub(super) static API_LOGS: Daily = daily!("api_logs");
+
+/// Makes the next days' partitions and removes what is older than `before`; `true` if there may be more.
+pub(super) async fn keep(connection: &mut PgConnection, daily: &Daily, now: Time, before: Time) -> Result<bool> {
+    let table = daily.table;
+    let name = |day: Day| format!("{table}_{}", day.to_string().replace('-', ""));
+    let there: Vec<String> = sqlx::query_scalar(daily.partitions).fetch_all(&mut *connection).await.map_err(error)?;
+    let tomorrow = now.day().next();
+    for day in [tomorrow, tomorrow.next()] {
+        let (name, from, until) = (name(day), day.start().0, day.next().start().0);
+        // Making one locks the whole table, even if it is there already.
+        if !there.contains(&name) {
+            let make =
+                format!("CREATE TABLE IF NOT EXISTS {name} PARTITION OF {table} FOR VALUES FROM ({from}) TO ({until})");
+            sqlx::query(AssertSqlSafe(make)).execute(&mut *connection).await.map_err(error)?;
+        }
+    }
+    let first_kept = name(before.day());
+    for old in there.into_iter().filter(|partition| *partition < first_kept) {
+        let drop = format!("DROP TABLE IF EXISTS {old}");
+        sqlx::query(AssertSqlSafe(drop)).execute(&mut *connection).await.map_err(error)?;
+    }
+    let done = sqlx::query(daily.delete).bind(before).bind(SWEEP_CHUNK).execute(connection).await.map_err(error)?;
+    Ok(done.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
+}

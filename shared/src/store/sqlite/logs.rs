@@ -1,0 +1,129 @@
+//! The API log: a database file of its own beside the main one, so that it never takes part in the accepting writer's
+//! commits. It may lose its last lines when the machine dies, and nothing else may: `synchronous=NORMAL`.
+
+use std::path::Path;
+
+use serde::Serialize;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::Mutex;
+
+use super::sql::failed;
+use super::{BUSY_TIMEOUT, moves, sql};
+use crate::ports::journal::{ApiLog, ApiLogFilter, LogPlace};
+use crate::ports::store::{Page, Result, SWEEP_CHUNK, StoreError};
+use crate::time::Time;
+
+/// The file, in the main one's folder.
+const FILE: &str = "api-logs.db";
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/sqlite-logs");
+
+/// The log's file, opened. Only its clients' calls keep it busy: no task of its own.
+pub(super) struct Logs {
+    /// `None` once it is closed.
+    writer: Mutex<Option<SqliteConnection>>,
+    readers: SqlitePool,
+}
+
+#[derive(Serialize)]
+struct Line<'a>(i64, Option<i64>, &'a str, &'a str, u16, i64, String, &'a str);
+
+impl Logs {
+    /// Opens the log beside the main file, making it if there is none.
+    pub(super) async fn open(main: &Path) -> Result<Self> {
+        let base = SqliteConnectOptions::new()
+            .filename(main.with_file_name(FILE))
+            .busy_timeout(BUSY_TIMEOUT)
+            .disable_statement_logging();
+        let mut conn = base
+            .clone()
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .pragma("cache_size", "-4096")
+            .pragma("journal_size_limit", "16777216")
+            .connect()
+            .await
+            .map_err(failed)?;
+        MIGRATIONS.run(&mut conn).await.map_err(|error| match error {
+            sqlx::migrate::MigrateError::Execute(error) => failed(error),
+            error => StoreError::Internal(format!("{FILE}: {error}")),
+        })?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(1)
+            .test_before_acquire(false)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .connect_lazy_with(base.read_only(true).pragma("cache_size", "-2048"));
+        Ok(Self { writer: Mutex::new(Some(conn)), readers })
+    }
+
+    /// Adds lines.
+    pub(super) async fn write(&self, lines: &[ApiLog]) -> Result<()> {
+        let rows: Vec<Line<'_>> = lines
+            .iter()
+            .map(|line| {
+                let (user, address) = (line.user.map(|user| user.0), line.address.to_string());
+                let (endpoint, method) = (line.endpoint.as_str(), line.method.as_str());
+                Line(line.at.0, user, endpoint, method, line.status, line.duration_us, address, &line.request_id)
+            })
+            .collect();
+        let rows = moves::json(&rows)?;
+        self.change(
+            "INSERT INTO api_logs (at, user_id, endpoint, method, status, duration_us, ip_address, request_id)
+            SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7
+            FROM json_each($1) WHERE $2 IS NOT NULL",
+            rows,
+            0,
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Removes lines that are older, in chunks; `true` if there may be more.
+    pub(super) async fn retire(&self, before: Time) -> Result<bool> {
+        let gone = self
+            .change(
+                "DELETE FROM api_logs WHERE n IN (SELECT n FROM api_logs WHERE at < $1 ORDER BY at, n LIMIT $2)",
+                before,
+                SWEEP_CHUNK,
+            )
+            .await?;
+        Ok(gone >= SWEEP_CHUNK.unsigned_abs())
+    }
+
+    async fn change<'q, T>(&self, text: &'static str, first: T, second: i64) -> Result<u64>
+    where
+        T: sqlx::Encode<'q, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite> + Send + 'q,
+    {
+        let mut writer = self.writer.lock().await;
+        let Some(conn) = writer.as_mut() else {
+            return Err(StoreError::Unavailable("the API log is closed".to_owned()));
+        };
+        let done = sqlx::query(text).bind(first).bind(second).execute(conn).await.map_err(failed)?;
+        Ok(done.rows_affected())
+    }
+
+    /// A page, newest first.
+    pub(super) async fn list(
+        &self,
+        filter: &ApiLogFilter,
+        after: Option<LogPlace>,
+        limit: u32,
+    ) -> Result<Page<ApiLog, LogPlace>> {
+        let mut conn = self.readers.acquire().await.map_err(failed)?;
+        sql::journal::list_api_logs(&mut conn, filter, after, limit).await
+    }
+
+    /// Closes: readers first, for the last to close cuts the write-ahead log, and that must be one that writes.
+    pub(super) async fn close(&self) {
+        self.readers.close().await;
+        if let Some(conn) = self.writer.lock().await.take()
+            && let Err(error) = conn.close().await
+        {
+            tracing::warn!(%error, "the API log did not close well");
+        }
+    }
+}
