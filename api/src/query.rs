@@ -165,7 +165,7 @@ mod tests {
     fn parameters_are_read() {
         let mut query = query("/x?a=1%202&limit=200");
         assert_eq!(query.take("a").as_deref(), Some("1 2"));
-        assert_eq!(query.page(cursor::List::Messages), PageQuery { after: None, limit: 200 });
+        assert_eq!(query.page::<Uuid>(cursor::List::Messages), PageQuery { after: None, limit: 200 });
         assert!(query.finish().is_ok());
     }
 

@@ -1,7 +1,7 @@
 //! Events as they go over the wire: with the object as it is now, written once for whoever hears it.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sanasr_shared::ids::UserId;
@@ -24,7 +24,7 @@ impl Frame {
 }
 
 /// Frames of events, with whose they are. Events of what is gone are left out.
-pub(super) async fn render(store: &dyn Store, events: &[Event]) -> Result<Vec<(UserId, Frame)>, StoreError> {
+pub(super) async fn render(store: &Arc<dyn Store>, events: &[Event]) -> Result<Vec<(UserId, Frame)>, StoreError> {
     let (mut messages, mut sessions) = (Vec::new(), Vec::new());
     for event in events {
         match event.change {
@@ -32,8 +32,18 @@ pub(super) async fn render(store: &dyn Store, events: &[Event]) -> Result<Vec<(U
             Change::Session(id, _) => sessions.push(id),
         }
     }
-    let messages = each(messages, async |ids| store.messages(Scope::All, ids).await).await?;
-    let sessions = each(sessions, async |ids| store.sessions_by_id(ids).await).await?;
+    let of = Arc::clone(store);
+    let messages = each(messages, move |ids| {
+        let store = Arc::clone(&of);
+        async move { store.messages(Scope::All, &ids).await }
+    })
+    .await?;
+    let of = Arc::clone(store);
+    let sessions = each(sessions, move |ids| {
+        let store = Arc::clone(&of);
+        async move { store.sessions_by_id(&ids).await }
+    })
+    .await?;
     let messages: HashMap<_, _> = messages.iter().filter_map(|m| Some(((m.id, m.user_id), json(m)?))).collect();
     let sessions: HashMap<_, _> = sessions.iter().filter_map(|s| Some(((s.id, s.user_id), json(s)?))).collect();
     let frames = events.iter().filter_map(|event| {
@@ -48,25 +58,23 @@ pub(super) async fn render(store: &dyn Store, events: &[Event]) -> Result<Vec<(U
 }
 
 /// What `read` finds of these ids, each of which is asked for once. A row that can't be read stops nobody: it is left out.
-async fn each<Id, T>(
-    mut ids: Vec<Id>,
-    read: impl AsyncFn(&[Id]) -> Result<Vec<T>, StoreError>,
-) -> Result<Vec<T>, StoreError>
+async fn each<Id, T, F>(mut ids: Vec<Id>, read: impl Fn(Vec<Id>) -> F) -> Result<Vec<T>, StoreError>
 where
-    Id: Copy + Ord + Hash,
+    Id: Copy + Ord,
+    F: Future<Output = Result<Vec<T>, StoreError>>,
 {
     ids.sort_unstable();
     ids.dedup();
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    match read(&ids).await {
+    match read(ids.clone()).await {
         Err(error) if !error.is_transient() => tracing::error!(%error, "a row can't be shown in a stream of events"),
         read => return read,
     }
     let mut found = Vec::new();
     for id in ids {
-        match read(&[id]).await {
+        match read(vec![id]).await {
             Ok(one) => found.extend(one),
             Err(error) if error.is_transient() => return Err(error),
             Err(_) => {}

@@ -141,7 +141,7 @@ impl Hub {
         position.take(&late, &new, started);
         let more = u32::try_from(new.len()).is_ok_and(|count| count >= BATCH);
         let heard = self.heard(late.into_iter().chain(new));
-        let frames = render(&*self.store, &heard).await?;
+        let frames = render(&self.store, &heard).await?;
         let mut state = self.lock();
         state.hand_out(&frames);
         state.position = (!state.members.is_empty()).then_some(position);

@@ -52,7 +52,7 @@ async fn events(
         None => Reader::live(listener),
         Some(n) => Reader::resume(listener, scope, n).await?,
     };
-    let rest = stream::unfold(reader, async |mut reader| Some((reader.next().await?, reader)));
+    let rest = stream::unfold(reader, |mut reader| async move { Some((reader.next().await?, reader)) });
     let body = Body::from_stream(stream::once(ready(FIRST)).chain(rest).map(Ok::<_, Infallible>));
     let mut response = Response::new(body);
     for (name, value) in [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store"), (X_ACCEL_BUFFERING, "no")] {
