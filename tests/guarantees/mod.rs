@@ -3,6 +3,7 @@
 mod bad_input;
 mod cancel;
 mod edge;
+mod events;
 mod first_run;
 mod idempotency;
 mod operations;

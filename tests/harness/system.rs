@@ -99,6 +99,11 @@ impl System {
         sqlx::postgres::PgPoolOptions::new().max_connections(2).connect(url).await.expect("the test's database")
     }
 
+    /// The data dir of the system's processes.
+    pub(crate) fn data_dir(&self) -> std::path::PathBuf {
+        self.folder.join("data")
+    }
+
     /// The URL of the system's PostgreSQL database.
     pub(crate) fn database_url(&self) -> &str {
         self.database.as_ref().expect("a distributed system").url()

@@ -69,14 +69,23 @@ macro_rules! select_events {
     };
 }
 
-/// Events with a higher number.
-pub(crate) async fn events_after(conn: &mut Connection, scope: Scope, n: i64, limit: u32) -> Result<Vec<Event>> {
-    let text = match scope {
+/// The text of [`events_after`].
+pub(crate) const fn events_after_text(scope: Scope) -> &'static str {
+    match scope {
         Scope::User(_) => concat!(select_events!("e.n > $1 AND e.user_id = $2"), " LIMIT $3"),
         Scope::All => concat!(select_events!("e.n > $1 AND CAST($2 AS bigint) IS NULL"), " LIMIT $3"),
-    };
-    let rows: Vec<EventRow> =
-        sqlx::query_as(text).bind(n).bind(scope.user()).bind(i64::from(limit)).fetch_all(conn).await.map_err(failed)?;
+    }
+}
+
+/// Events with a higher number.
+pub(crate) async fn events_after(conn: &mut Connection, scope: Scope, n: i64, limit: u32) -> Result<Vec<Event>> {
+    let rows: Vec<EventRow> = sqlx::query_as(events_after_text(scope))
+        .bind(n)
+        .bind(scope.user())
+        .bind(i64::from(limit))
+        .fetch_all(conn)
+        .await
+        .map_err(failed)?;
     rows.into_iter().map(Event::try_from).collect()
 }
 
