@@ -10,7 +10,7 @@ use sanasr_shared::ports::journal::{ApiLogFilter, Newest, UsageFilter};
 use sanasr_shared::ports::store::{AcceptHook, AcceptedJob, Scope, Store};
 use sanasr_shared::store::{postgres, sqlite};
 use sanasr_shared::store_suite;
-use sanasr_shared::time::{Day, Time};
+use sanasr_shared::time::Day;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 

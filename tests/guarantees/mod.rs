@@ -1,5 +1,6 @@
 //! What users are promised: a file for each promise.
 
+mod analytics;
 mod bad_input;
 mod cancel;
 mod edge;

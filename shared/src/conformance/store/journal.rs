@@ -8,14 +8,14 @@ use proptest::prelude::*;
 
 use super::World;
 use super::rig::{LONG, Rig, from_now, new_user, property, receipt, unique};
-use crate::ids::{ApiKeyId, SessionId, UserId};
+use crate::ids::{ApiKeyId, FamilyId, SessionId, UserId};
 use crate::message::Status;
 use crate::ports::journal::*;
 use crate::ports::store::*;
 use crate::session::{BridgeKind, SessionStatus};
 use crate::time::{Day, Time};
 use crate::usage::UsageStats;
-use crate::user::RawApiKey;
+use crate::user::{NewUser, RawApiKey};
 
 /// Events are read in the order of their numbers, page by page, one's own or everybody's.
 pub async fn events_are_read_in_order(world: &dyn World) {
@@ -119,6 +119,39 @@ fn line(n: i64, user: Option<UserId>) -> ApiLog {
         address: ["192.0.2.1", "2001:db8::1"][n as usize % 2].parse::<IpAddr>().expect("an address"),
         request_id: Arc::from(format!("r-{n}")),
     }
+}
+
+/// A login stands while it lives and its user is active, and says whether that is an admin.
+pub async fn logins_stand_until_they_end(world: &dyn World) {
+    let store = world.store().await;
+    let user = NewUser {
+        username: unique("user"),
+        password_hash: "$argon2id$none".to_owned(),
+        is_staff: true,
+        max_messages_per_day: None,
+    };
+    let user = store.create_user(&user, BridgeKind::Simulator).await.expect("a user").id;
+    let start = async || {
+        let login = store.start_login(user, "$argon2id$none", LONG).await.expect("an answer");
+        login.expect("the password is right").0
+    };
+    let (one, two) = (start().await, start().await);
+    let asked = [one, two, FamilyId::generate()];
+    let standing = async || {
+        let mut logins = store.logins_in_standing(&asked).await.expect("an answer");
+        logins.sort();
+        logins
+    };
+    let mut both = vec![(one, true), (two, true)];
+    both.sort();
+    assert_eq!(standing().await, both);
+    world.alter("UPDATE users SET is_staff = false").await;
+    assert_eq!(standing().await.iter().map(|(_, staff)| *staff).collect::<Vec<_>>(), [false, false]);
+    store.end_login(two).await.expect("an end");
+    assert_eq!(standing().await, [(one, false)]);
+    store.set_active(user, false).await.expect("a change");
+    assert_eq!(standing().await, []);
+    assert_eq!(store.logins_in_standing(&[]).await.expect("an answer"), []);
 }
 
 /// The log comes back as it was written, newest first, by any filter and on pages of any size.

@@ -168,6 +168,7 @@ macro_rules! store_suite {
                 events_are_read_in_order,
                 sessions_are_found_by_id,
                 keys_stand_until_they_end,
+                logins_stand_until_they_end,
                 the_api_log_is_listed,
                 a_rare_line_is_found_in_bounded_pages,
                 old_lines_of_the_api_log_go,
