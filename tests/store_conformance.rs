@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sanasr_shared::conformance::store::World;
-use sanasr_shared::ports::store::{AcceptHook, AcceptedJob, Store};
+use sanasr_shared::ids::UserId;
+use sanasr_shared::ports::journal::{ApiLogFilter, Newest, UsageFilter};
+use sanasr_shared::ports::store::{AcceptHook, AcceptedJob, Scope, Store};
 use sanasr_shared::store::{postgres, sqlite};
 use sanasr_shared::store_suite;
+use sanasr_shared::time::Day;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
@@ -171,4 +174,105 @@ async fn check_plans(world: &Distributed, when: &str) {
         }
         assert!(scans > 0, "{name}: {}", plan.join("\n"));
     }
+}
+
+/// A million lines of the API log, a million days of usage, some hundred thousand events: every list is read by an index,
+/// whatever it is asked.
+#[tokio::test]
+async fn the_journals_lists_hold_among_a_million_rows() {
+    let world = postgres_world().await;
+    for statement in [
+        "INSERT INTO api_logs (at, user_id, duration_us, status, endpoint, method, ip_address, request_id)
+         SELECT now_ms() / 86400000 * 86400000 + n * 200, n % 50, n, 200, '/api/v1/messages', 'POST', '127.0.0.1', ''
+         FROM generate_series(1, 1000000) n",
+        "INSERT INTO quotas (user_id, day, used, accepted) SELECT n % 2000 + 1, 20000 - n / 2000, 1, 1
+         FROM generate_series(0, 999999) n",
+        "INSERT INTO usage_stats (user_id, day, shard) SELECT n % 2000 + 1, 20000 - n / 2000, 0
+         FROM generate_series(0, 999999) n",
+        "INSERT INTO events (at, user_id, session_id, message_id, status)
+         SELECT now_ms(), n % 50, gen_random_uuid(), NULL, 3 FROM generate_series(1, 300000) n",
+        "ANALYZE",
+    ] {
+        world.alter(statement).await;
+    }
+    for (name, plan) in postgres::plans::lists(world.database.url()).await.expect("plans") {
+        let context = || format!("{name}\n{}", plan.join("\n"));
+        // An empty partition is read as quickly either way.
+        let whole = |line: &String| line.contains("Seq Scan") && !line.contains("api_logs_default");
+        assert!(!plan.iter().any(whole), "{}", context());
+        assert!(plan.iter().any(|line| line.contains("Index Cond")), "{}", context());
+        let sorted = plan.iter().any(|line| line.trim_start().starts_with("->  Sort") && !name.starts_with("usage"));
+        assert!(!sorted, "in the index's own order: {}", context());
+    }
+    // And they answer at once: a filter that matches nothing, and a page in the middle.
+    let store = world.store().await;
+    let start = std::time::Instant::now();
+    let filter = ApiLogFilter { status: Some(418), ..ApiLogFilter::default() };
+    let page = store.list_api_logs(&filter, None, 50).await.expect("a page");
+    assert!(page.items.is_empty() && page.next.is_some());
+    let all = UsageFilter { user: None, from: Day(0), until: Day(19_750) };
+    assert_eq!(store.list_usage(&all, None, 200).await.expect("a page").items.len(), 200);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+/// The same on SQLite, whose plans don't depend on what is in the tables: fewer rows do.
+#[tokio::test]
+async fn the_journals_lists_go_by_index_on_sqlite() {
+    let world = sqlite_world().await;
+    let mut connection = world.connect().await;
+    for statement in [
+        "INSERT INTO quotas (user_id, day, used, accepted) WITH RECURSIVE t (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM t
+         WHERE n < 299999) SELECT n % 2000 + 1, 20000 - n / 2000, 1, 1 FROM t",
+        "INSERT INTO usage_stats (user_id, day, shard) SELECT user_id, day, 0 FROM quotas",
+        "ANALYZE",
+    ] {
+        sqlx::query(statement).execute(&mut connection).await.expect("rows");
+    }
+    for (name, plan) in sqlite::plans::lists(&world.folder.join("sanasr.db")).await.expect("plans") {
+        let context = || format!("{name}\n{}", plan.join("\n"));
+        for line in &plan {
+            // What is scanned whole is the page itself, as the steps before have found it.
+            let whole = line.starts_with("SCAN ") && !["SCAN a", "SCAN b", "SCAN k"].contains(&line.as_str());
+            assert!(!whole, "{}", context());
+        }
+        assert!(plan.iter().any(|line| line.starts_with("SEARCH ")), "{}", context());
+        let sorts = plan.iter().filter(|line| line.contains("TEMP B-TREE FOR ORDER BY")).count();
+        assert!(sorts <= usize::from(name.starts_with("usage")), "{}", context());
+    }
+    let all = UsageFilter { user: None, from: Day(0), until: Day(19_900) };
+    let page = world.store.list_usage(&all, None, 200).await.expect("a page");
+    assert_eq!((page.items.len(), page.items[0].day), (200, Day(19_899)));
+}
+
+/// A transaction that has drawn its event's number and commits late is told of, and a resumed reader goes back far enough.
+#[tokio::test]
+async fn a_late_event_is_known_to_be_missing() {
+    const EVENT: &str =
+        "INSERT INTO events (at, user_id, session_id, status) VALUES (now_ms(), 1, gen_random_uuid(), 3)
+         RETURNING n";
+    let world = postgres_world().await;
+    let store = world.store().await;
+    let (mut one, mut two) = (world.connect().await, world.connect().await);
+    let first: i64 = sqlx::query_scalar(EVENT).fetch_one(&mut one).await.expect("an event");
+    let mut open = one.begin().await.expect("a transaction");
+    let late: i64 = sqlx::query_scalar(EVENT).fetch_one(&mut *open).await.expect("an event");
+    let last: i64 = sqlx::query_scalar(EVENT).fetch_one(&mut two).await.expect("an event");
+    assert_eq!((late, last), (first + 1, first + 2));
+    assert_eq!(store.newest_events().await.expect("an answer"), Newest { last, missing: vec![late] });
+    assert_eq!(store.events_numbered(&[late]).await.expect("an answer"), []);
+    open.commit().await.expect("a commit");
+    let found = store.events_numbered(&[late]).await.expect("an answer");
+    assert_eq!(found.iter().map(|event| event.n).collect::<Vec<_>>(), [late]);
+    for scope in [Scope::All, Scope::User(UserId(1))] {
+        let back = store.events_back(scope, last).await.expect("an answer");
+        let again = store.events_after(scope, back, 10).await.expect("a page");
+        assert!(again.iter().any(|event| event.n == late), "{again:?} after {back}");
+    }
+    // What is too old to have been under way isn't read again.
+    world.alter("UPDATE events SET at = at - 16000 WHERE n = (SELECT min(n) FROM events)").await;
+    assert_eq!(store.events_back(Scope::User(UserId(1)), last).await.expect("an answer"), first);
+    // With nothing there, the last numbers given may be under way all the same.
+    world.alter("DELETE FROM events").await;
+    let newest = store.newest_events().await.expect("an answer");
+    assert_eq!((newest.last, newest.missing), (last, (1..=last).collect()));
 }

@@ -121,6 +121,14 @@ struct Ears {
     events: Arc<Hub>,
 }
 
+impl Ears {
+    fn forget_people(&self) {
+        self.keys.forget_all();
+        self.logins.forget_all();
+        self.events.doubt();
+    }
+}
+
 /// Passes on what the signals say.
 async fn hear(mut heard: Receiver<Arc<Signal>>, ears: Ears, life: CancellationToken) {
     while let Some(signal) = life.run_until_cancelled(heard.recv()).await {
@@ -129,19 +137,13 @@ async fn hear(mut heard: Receiver<Arc<Signal>>, ears: Ears, life: CancellationTo
                 ears.waiters.wake(ids);
                 ears.events.ring();
             }
-            Ok(Signal::User(_)) => {
-                ears.keys.forget_all();
-                ears.logins.forget_all();
-                ears.events.doubt();
-            }
+            Ok(Signal::User(_)) => ears.forget_people(),
             Ok(Signal::Session(_)) => ears.events.ring(),
             Ok(Signal::SessionFree) => {}
             Ok(Signal::Missed) | Err(RecvError::Lagged(_)) => {
-                ears.keys.forget_all();
-                ears.logins.forget_all();
+                ears.forget_people();
                 ears.waiters.wake_all();
                 ears.events.ring();
-                ears.events.doubt();
             }
             Err(RecvError::Closed) => return,
         }

@@ -1,9 +1,11 @@
 //! What users are promised: a file for each promise.
 
 mod accounts;
+mod analytics;
 mod bad_input;
 mod cancel;
 mod edge;
+mod events;
 mod first_run;
 mod idempotency;
 mod logins;

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::stream::Events;
 use super::wait::{eventually, seconds};
 
 /// A client app with its key, at one API process.
@@ -136,6 +137,20 @@ impl Client {
     /// Logs in, whatever comes of it.
     pub(crate) async fn log_in(&self, username: &str, password: &str) -> Reply {
         self.with_key("").post("/auth/login", &json!({ "username": username, "password": password })).await
+    }
+
+    /// The same app at another address.
+    pub(crate) fn at(&self, origin: &str) -> Self {
+        Self { base: origin.to_owned(), ..self.clone() }
+    }
+
+    /// A stream of events, after the event of that id or from now on.
+    pub(crate) async fn events(&self, last: Option<i64>) -> Events {
+        let mut request = self.http.get(format!("{}/api/v1/events", self.base)).header("x-api-key", &self.key);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last.to_string());
+        }
+        Events::new(request.send().await.expect("a stream of events"))
     }
 
     /// A request below `/api/v1`, with whatever body and headers. An error if no answer came.

@@ -9,6 +9,7 @@ pub(crate) mod ledger;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod services;
+pub(crate) mod stream;
 pub(crate) mod system;
 pub(crate) mod wait;
 

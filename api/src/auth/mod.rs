@@ -33,6 +33,14 @@ pub(crate) enum Credential {
 }
 
 impl Credential {
+    /// The API key, if it is one.
+    pub(crate) const fn key(self) -> Option<ApiKeyId> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Token(_) => None,
+        }
+    }
+
     /// The login that it belongs to.
     pub(crate) const fn family(self) -> Option<FamilyId> {
         match self {

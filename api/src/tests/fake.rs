@@ -331,9 +331,6 @@ impl Logins for FakeStore {
     async fn login(&self, _: FamilyId) -> Result<Option<Login>> {
         Err(beyond())
     }
-    async fn living_logins(&self, _: &[FamilyId]) -> Result<Vec<(FamilyId, Login)>> {
-        Err(beyond())
-    }
     async fn rotate(&self, _: FamilyId, _: i64, _: Duration) -> Result<Rotation> {
         Err(beyond())
     }

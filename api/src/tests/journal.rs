@@ -1,7 +1,7 @@
 //! The journal of the store in memory: events in the order in which the tests put them in.
 
 use async_trait::async_trait;
-use sanasr_shared::ids::{ApiKeyId, SessionId};
+use sanasr_shared::ids::{ApiKeyId, FamilyId, SessionId};
 use sanasr_shared::ports::journal::*;
 use sanasr_shared::ports::store::*;
 use sanasr_shared::session::Session;
@@ -40,6 +40,10 @@ impl Journal for FakeStore {
         let data = self.reach()?;
         let stands = |key: &&ApiKeyId| data.keys.values().any(|k| k.key_id == **key && k.key_is_active);
         Ok(keys.iter().filter(stands).copied().collect())
+    }
+
+    async fn logins_in_standing(&self, families: &[FamilyId]) -> Result<Vec<(FamilyId, bool)>> {
+        if families.is_empty() { Ok(Vec::new()) } else { Err(beyond()) }
     }
 
     async fn write_api_logs(&self, lines: &[ApiLog]) -> Result<()> {

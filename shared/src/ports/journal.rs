@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::ids::{ApiKeyId, MessageId, SessionId, UserId};
+use crate::ids::{ApiKeyId, FamilyId, MessageId, SessionId, UserId};
 use crate::message::Status;
 use crate::ports::store::{Page, Result, Scope};
 use crate::session::{Session, SessionStatus};
@@ -119,6 +119,9 @@ pub trait Journal: Send + Sync {
 
     /// Those of these keys that open something: neither revoked nor past their end, of active users.
     async fn keys_in_standing(&self, keys: &[ApiKeyId]) -> Result<Vec<ApiKeyId>>;
+
+    /// Those of these logins that live, of active users, and whether these are admins.
+    async fn logins_in_standing(&self, families: &[FamilyId]) -> Result<Vec<(FamilyId, bool)>>;
 
     /// Adds lines to the API log, in one statement.
     async fn write_api_logs(&self, lines: &[ApiLog]) -> Result<()>;

@@ -83,9 +83,6 @@ pub trait Logins: Send + Sync {
     /// Whose login this is; `None` if it has ended or its user isn't active.
     async fn login(&self, family: FamilyId) -> Result<Option<Login>>;
 
-    /// Those of these logins that live and whose users are active.
-    async fn living_logins(&self, families: &[FamilyId]) -> Result<Vec<(FamilyId, Login)>>;
-
     /// Exchanges the token of this generation for the next one, which lives so long. Of several at once one is rotated.
     async fn rotate(&self, family: FamilyId, generation: i64, life: Duration) -> Result<Rotation>;
 

@@ -284,3 +284,29 @@ pub async fn what_is_kept_no_longer_goes(world: &dyn World) {
     }
     assert_eq!((rig.usage().await, rig.used().await), (usage, 3));
 }
+
+/// A removed session's row goes once none of its messages is left; a message that changed lately is kept, however old.
+pub async fn a_removed_session_goes_with_its_last_message(world: &dyn World) {
+    let rig = Rig::new(&world.store().await).await;
+    let id = rig.send(1).await;
+    let outgoing = rig.attempt(Outcome::Sent).await;
+    rig.receive(vec![receipt(&outgoing.whatsapp_id, Status::Read, from_now(0))]).await;
+    // Both accepted long ago, and the session drained long ago; the message has changed just now.
+    for statement in
+        ["UPDATE sessions SET deleting_at = 1, drained_at = 2, owner = NULL", "UPDATE messages SET created_at = 1"]
+    {
+        world.alter(statement).await;
+    }
+    let retire = async |keep| {
+        let retention = Retention { events: LONG, api_logs: LONG, idempotency_keys: LONG, messages: Some(keep) };
+        while rig.store.retire(&retention).await.expect("a retirement") {}
+        let sessions = world.numbers("SELECT count(*) FROM sessions").await;
+        (sessions[0], rig.store.message(Scope::All, id).await.expect("a read").is_some())
+    };
+    rig.past(rig.clock().await.plus(Duration::from_millis(50))).await;
+    world.alter("UPDATE messages SET updated_at = updated_at + 1000000").await;
+    assert_eq!(retire(Duration::ZERO).await, (1, true), "it has changed lately");
+    world.alter("UPDATE messages SET updated_at = updated_at - 1000000").await;
+    assert_eq!(retire(Duration::from_secs(3_600)).await.1, true, "not old enough");
+    assert_eq!(retire(Duration::ZERO).await, (0, false));
+}

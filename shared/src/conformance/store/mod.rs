@@ -20,6 +20,7 @@ pub mod events;
 pub mod fence;
 pub mod housekeeping;
 pub mod idempotency;
+pub mod journal;
 pub mod lists;
 pub mod logins;
 pub mod moves;
@@ -165,6 +166,16 @@ macro_rules! store_suite {
                 what_changes_nothing_is_no_event,
                 each_change_of_a_session_is_an_event,
             ]
+            journal: [
+                events_are_read_in_order,
+                sessions_are_found_by_id,
+                keys_stand_until_they_end,
+                logins_stand_until_they_end,
+                the_api_log_is_listed,
+                a_rare_line_is_found_in_bounded_pages,
+                old_lines_of_the_api_log_go,
+                usage_is_listed_by_day_and_user,
+            ]
             receipts: [
                 receipts_follow_the_acknowledgement,
                 a_status_never_moves_backwards,
@@ -216,6 +227,7 @@ macro_rules! store_suite {
                 the_backlog_is_counted,
                 a_deleted_session_is_drained,
                 what_is_kept_no_longer_goes,
+                a_removed_session_goes_with_its_last_message,
             ]
             people: [
                 a_user_comes_with_a_session,
@@ -285,6 +297,7 @@ mod tests {
             ("fence", include_str!("fence.rs")),
             ("doubt", include_str!("doubt.rs")),
             ("events", include_str!("events.rs")),
+            ("journal", include_str!("journal.rs")),
             ("receipts", include_str!("receipts.rs")),
             ("waiting", include_str!("waiting.rs")),
             ("ownership", include_str!("ownership.rs")),

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{Postgres, error, sql};
-use crate::ids::{ApiKeyId, SessionId};
+use crate::ids::{ApiKeyId, FamilyId, SessionId};
 use crate::ports::journal::{
     ApiLog, ApiLogFilter, Event, Journal, LogPlace, Newest, UNDER_WAY_MAX, UsageFilter, UsagePlace,
 };
@@ -66,6 +66,10 @@ impl Journal for Postgres {
 
     async fn keys_in_standing(&self, keys: &[ApiKeyId]) -> Result<Vec<ApiKeyId>> {
         self.on_pool(async |c| sql::journal::keys_in_standing(c, keys).await).await
+    }
+
+    async fn logins_in_standing(&self, families: &[FamilyId]) -> Result<Vec<(FamilyId, bool)>> {
+        self.on_pool(async |c| sql::journal::logins_in_standing(c, families).await).await
     }
 
     async fn write_api_logs(&self, lines: &[ApiLog]) -> Result<()> {

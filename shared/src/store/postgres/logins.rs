@@ -28,10 +28,6 @@ impl Logins for Postgres {
         self.on_pool(async |c| sql::logins::login(c, family).await).await
     }
 
-    async fn living_logins(&self, families: &[FamilyId]) -> Result<Vec<(FamilyId, Login)>> {
-        self.on_pool(async |c| sql::logins::living(c, families).await).await
-    }
-
     async fn rotate(&self, family: FamilyId, generation: i64, life: Duration) -> Result<Rotation> {
         self.in_transaction(async |c| sql::logins::rotate(c, family, generation, life).await).await
     }

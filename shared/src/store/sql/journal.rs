@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::rows::corrupt;
 use super::{Connection, dialect, failed};
-use crate::ids::{ApiKeyId, MessageId, SessionId, UserId};
+use crate::ids::{ApiKeyId, FamilyId, MessageId, SessionId, UserId};
 use crate::message::Status;
 use crate::ports::journal::{ApiLog, ApiLogFilter, Change, Event, LogPlace, Newest, UsageFilter, UsagePlace};
 use crate::ports::store::{LIST_SCAN_MAX, Page, Result, Scope, StoreError};
@@ -69,14 +69,23 @@ macro_rules! select_events {
     };
 }
 
-/// Events with a higher number.
-pub(crate) async fn events_after(conn: &mut Connection, scope: Scope, n: i64, limit: u32) -> Result<Vec<Event>> {
-    let text = match scope {
+/// The text of [`events_after`].
+pub(crate) const fn events_after_text(scope: Scope) -> &'static str {
+    match scope {
         Scope::User(_) => concat!(select_events!("e.n > $1 AND e.user_id = $2"), " LIMIT $3"),
         Scope::All => concat!(select_events!("e.n > $1 AND CAST($2 AS bigint) IS NULL"), " LIMIT $3"),
-    };
-    let rows: Vec<EventRow> =
-        sqlx::query_as(text).bind(n).bind(scope.user()).bind(i64::from(limit)).fetch_all(conn).await.map_err(failed)?;
+    }
+}
+
+/// Events with a higher number.
+pub(crate) async fn events_after(conn: &mut Connection, scope: Scope, n: i64, limit: u32) -> Result<Vec<Event>> {
+    let rows: Vec<EventRow> = sqlx::query_as(events_after_text(scope))
+        .bind(n)
+        .bind(scope.user())
+        .bind(i64::from(limit))
+        .fetch_all(conn)
+        .await
+        .map_err(failed)?;
     rows.into_iter().map(Event::try_from).collect()
 }
 
@@ -92,11 +101,14 @@ pub(crate) async fn events_numbered(conn: &mut Connection, numbers: &[i64]) -> R
 
 /// Those of these keys that open something.
 pub(crate) async fn keys_in_standing(conn: &mut Connection, keys: &[ApiKeyId]) -> Result<Vec<ApiKeyId>> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
     let keys: Vec<i64> = keys.iter().map(|key| key.0).collect();
     let rows: Vec<(ApiKeyId,)> = sqlx::query_as(concat!(
         "SELECT k.id FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.id ",
         among_numbers!("$1"),
-        " AND k.is_active AND u.is_active AND (k.expires_at IS NULL OR k.expires_at > ",
+        " AND k.is_active AND u.is_active AND u.deleted_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ",
         now_ms!(),
         ")"
     ))
@@ -105,6 +117,24 @@ pub(crate) async fn keys_in_standing(conn: &mut Connection, keys: &[ApiKeyId]) -
     .await
     .map_err(failed)?;
     Ok(rows.into_iter().map(|(key,)| key).collect())
+}
+
+/// Those of these logins that live, and whether their users are admins.
+pub(crate) async fn logins_in_standing(conn: &mut Connection, families: &[FamilyId]) -> Result<Vec<(FamilyId, bool)>> {
+    if families.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as(concat!(
+        "SELECT f.id, u.is_staff FROM token_families f JOIN users u ON u.id = f.user_id WHERE f.id ",
+        among!("$1"),
+        " AND f.revoked_at IS NULL AND f.expires_at > ",
+        now_ms!(),
+        " AND u.is_active AND u.deleted_at IS NULL"
+    ))
+    .bind(dialect::ids(families.iter().map(|family| family.0)))
+    .fetch_all(conn)
+    .await
+    .map_err(failed)
 }
 
 #[derive(sqlx::FromRow)]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Connection, dialect, failed, people};
+use super::{Connection, failed, people};
 use crate::ids::{FamilyId, UserId};
 use crate::ports::logins::{Attempt, Credentials, Login, Reserved, Rotation};
 use crate::ports::store::{Result, SWEEP_CHUNK};
@@ -73,22 +73,6 @@ pub(crate) async fn login(conn: &mut Connection, family: FamilyId) -> Result<Opt
     .fetch_optional(conn)
     .await
     .map_err(failed)
-}
-
-/// Those of these logins that live.
-pub(crate) async fn living(conn: &mut Connection, families: &[FamilyId]) -> Result<Vec<(FamilyId, Login)>> {
-    let rows: Vec<(FamilyId, UserId, bool)> = sqlx::query_as(concat!(
-        "SELECT f.id, u.id, u.is_staff FROM token_families f JOIN users u ON u.id = f.user_id WHERE f.id ",
-        among!("$1"),
-        " AND f.revoked_at IS NULL AND f.expires_at > ",
-        now_ms!(),
-        " AND u.is_active AND u.deleted_at IS NULL"
-    ))
-    .bind(dialect::ids(families.iter().map(|id| id.0)))
-    .fetch_all(conn)
-    .await
-    .map_err(failed)?;
-    Ok(rows.into_iter().map(|(family, user, is_staff)| (family, Login { user, is_staff })).collect())
 }
 
 /// Exchanges a token for the next one. Within a transaction.

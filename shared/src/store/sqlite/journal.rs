@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{SqliteStore, sql};
-use crate::ids::{ApiKeyId, SessionId};
+use crate::ids::{ApiKeyId, FamilyId, SessionId};
 use crate::ports::journal::{ApiLog, ApiLogFilter, Event, Journal, LogPlace, Newest, UsageFilter, UsagePlace};
 use crate::ports::store::{Page, Result, Scope};
 use crate::session::Session;
@@ -34,6 +34,10 @@ impl Journal for SqliteStore {
 
     async fn keys_in_standing(&self, keys: &[ApiKeyId]) -> Result<Vec<ApiKeyId>> {
         sql::journal::keys_in_standing(&mut *self.read().await?, keys).await
+    }
+
+    async fn logins_in_standing(&self, families: &[FamilyId]) -> Result<Vec<(FamilyId, bool)>> {
+        sql::journal::logins_in_standing(&mut *self.read().await?, families).await
     }
 
     async fn write_api_logs(&self, lines: &[ApiLog]) -> Result<()> {

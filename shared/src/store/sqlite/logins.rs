@@ -30,10 +30,6 @@ impl Logins for SqliteStore {
         sql::logins::login(&mut *self.read().await?, family).await
     }
 
-    async fn living_logins(&self, families: &[FamilyId]) -> Result<Vec<(FamilyId, Login)>> {
-        sql::logins::living(&mut *self.read().await?, families).await
-    }
-
     async fn rotate(&self, family: FamilyId, generation: i64, life: Duration) -> Result<Rotation> {
         self.write(move |c, _| sql::logins::rotate(c, family, generation, life).boxed()).await
     }

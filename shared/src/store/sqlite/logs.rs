@@ -17,7 +17,7 @@ use crate::ports::store::{Page, Result, SWEEP_CHUNK, StoreError};
 use crate::time::Time;
 
 /// The file, in the main one's folder.
-const FILE: &str = "api-logs.db";
+pub(super) const FILE: &str = "api-logs.db";
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/sqlite-logs");
 

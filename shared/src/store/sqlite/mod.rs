@@ -15,6 +15,8 @@ mod journal;
 mod logins;
 mod logs;
 mod operations;
+#[cfg(feature = "conformance")]
+pub mod plans;
 mod pull;
 mod receipts;
 mod script;
