@@ -20,7 +20,9 @@ mod json;
 mod keys_used;
 mod limits;
 mod logins;
+mod media;
 mod messages;
+mod multipart;
 mod operations;
 mod problem;
 mod query;
@@ -42,6 +44,7 @@ use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
 use ipnet::IpNet;
+use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::Store;
@@ -72,8 +75,10 @@ pub struct Parts {
     pub accept: AcceptSettings,
     /// Lives of tokens.
     pub tokens: TokenSettings,
-    /// Limits of files, and where they are.
+    /// Limits of files.
     pub media: MediaSettings,
+    /// Where files are.
+    pub files: FileStore,
     /// What tokens are signed with.
     pub secret: SecretKey,
     /// What `/metrics` answers.
@@ -107,7 +112,8 @@ pub fn router(parts: Parts) -> Router {
         .merge(operations::routes())
         .merge(logins::routes())
         .merge(users::routes())
-        .merge(api_keys::routes());
+        .merge(api_keys::routes())
+        .merge(media::routes());
     let routes = api.with_state(app.clone()).merge(health::routes(health, metrics));
     let proxies = app.http.trusted_proxies.as_slice().into();
     let cors = cors(&app.http.cors_origins);

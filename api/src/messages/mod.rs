@@ -5,6 +5,7 @@ mod batch;
 mod cancel;
 mod cancel_all;
 pub(crate) mod draft;
+pub(crate) mod files;
 mod get;
 mod list;
 mod send;

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::HeaderMap;
 
-use super::accept::{Sent, send_one};
+use super::accept::{Sent, Submission, send_one};
 use super::draft::Form;
 use crate::auth::Caller;
 use crate::body::JsonBody;
@@ -20,5 +20,5 @@ pub(crate) async fn send_text(
     headers: HeaderMap,
     JsonBody(body): JsonBody,
 ) -> Result<Sent, Problem> {
-    send_one(&app, caller, &request_id, &headers, body, Form::Text, "POST /messages/send-text").await
+    send_one(&app, caller, &request_id, &headers, Submission::json(body, Form::Text), "POST /messages/send-text").await
 }

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::accounts::Accounts;
+use super::files::Files;
 use super::logins::Logins;
 use crate::ids::{ApiKeyId, MessageId, SessionId, UserId, WorkerId};
 use crate::message::{Content, Hold, Message, MessageError, MessageType, NewMessage, Status};
@@ -684,7 +685,7 @@ pub trait Housekeeping: Send + Sync {
 /// The whole store.
 #[async_trait]
 pub trait Store:
-    Accepting + Messages + People + Accounts + Logins + Sessions + Working + Housekeeping + Operations
+    Accepting + Messages + People + Accounts + Logins + Sessions + Working + Housekeeping + Operations + Files
 {
     /// Whether the database answers.
     async fn ping(&self) -> Result<()>;

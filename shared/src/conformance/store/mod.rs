@@ -17,6 +17,7 @@ pub mod accepting;
 pub mod doubt;
 pub mod events;
 pub mod fence;
+pub mod files;
 pub mod housekeeping;
 pub mod idempotency;
 pub mod lists;
@@ -215,6 +216,13 @@ macro_rules! store_suite {
                 a_deleted_session_is_drained,
                 what_is_kept_no_longer_goes,
             ]
+            files: [
+                a_file_is_known_to_its_user,
+                a_file_is_kept_for_its_message,
+                a_file_that_nobody_needs_goes,
+                files_go_in_chunks,
+                a_kept_file_is_never_swept,
+            ]
             people: [
                 a_user_comes_with_a_session,
                 a_username_is_given_once,
@@ -260,6 +268,7 @@ mod tests {
             ("pull", include_str!("pull.rs")),
             ("fence", include_str!("fence.rs")),
             ("doubt", include_str!("doubt.rs")),
+            ("files", include_str!("files.rs")),
             ("events", include_str!("events.rs")),
             ("receipts", include_str!("receipts.rs")),
             ("waiting", include_str!("waiting.rs")),
