@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use sanasr_api::OpsParts;
 use sanasr_shared::bridge::simulator::Simulator;
 use sanasr_shared::lifecycle::{stop_on_signals, wait_for};
+use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::bridge::Bridge;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
@@ -50,7 +51,7 @@ pub(crate) async fn all(args: AllArgs) -> anyhow::Result<()> {
     let secret = secret(&args.services, &args.store)?;
     let bridges = bridges(&args.simulator)?;
     let metrics = Metrics::start(&args.http).await?;
-    let Some(ports) = Ports::open(&args.store, &args.services, true, &stop).await? else { return Ok(()) };
+    let Some(ports) = Ports::open(&args.store, &args.services, &args.media, true, &stop).await? else { return Ok(()) };
     first_run::everything(&*ports.store, &args.admin, &args.accept, address).await?;
 
     metrics.serve(&ports, &stop);
@@ -70,7 +71,7 @@ pub(crate) async fn api(args: ApiArgs) -> anyhow::Result<()> {
     let stop = stop_on_signals()?;
     let listener = listen(args.http.listen, DEFAULT_LISTEN).await?;
     let metrics = Metrics::start(&args.http).await?;
-    let Some(ports) = Ports::open(&args.store, &args.services, false, &stop).await? else { return Ok(()) };
+    let Some(ports) = Ports::open(&args.store, &args.services, &args.media, false, &stop).await? else { return Ok(()) };
     first_run::admin_only(&*ports.store, &args.admin, &args.accept).await?;
     metrics.serve(&ports, &stop);
     let settings = ApiSettings { http: args.http, accept: args.accept, tokens: args.tokens, media: args.media };
@@ -91,7 +92,7 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
     };
     let metrics = Metrics::start(&args.http).await?;
     let bridges = bridges(&args.simulator)?;
-    let Some(ports) = Ports::open(&args.store, &args.services, false, &stop).await? else { return Ok(()) };
+    let Some(ports) = Ports::open(&args.store, &args.services, &args.media, false, &stop).await? else { return Ok(()) };
     metrics.serve(&ports, &stop);
     let ops = listener.map(|listener| tokio::spawn(serve_ops(ports.clone(), listener, metrics, stop.clone())));
     sanasr_worker::run(ports.worker(bridges, args.worker, args.media), stop, WORKER_DRAIN).await;
@@ -157,6 +158,7 @@ struct Ports {
     signals: Arc<dyn Signals>,
     /// The shard of this process in the usage stats.
     shard: i64,
+    files: FileStore,
     /// The embedded database: nobody else can live.
     alone: bool,
     _lock: Option<Arc<File>>,
@@ -167,9 +169,11 @@ impl Ports {
     async fn open(
         store: &StoreSettings,
         services: &ServiceSettings,
+        media: &MediaSettings,
         migrate: bool,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
+        let files = FileStore::open(media, &store.data_dir).map_err(anyhow::Error::msg)?;
         // The queue's names need the deployment's id, which the store knows: the hook finds the queue once it is there.
         let late: Arc<OnceLock<Arc<dyn Queue>>> = Arc::default();
         let hook: AcceptHook = {
@@ -220,7 +224,7 @@ impl Ports {
         let _ = late.set(queue.clone());
         // Not 0, which old shards are folded into; the next number is this process's, too.
         let shard = i64::from(uuid::Uuid::now_v7().as_fields().0) << 20 | i64::from(std::process::id()) << 1 | 1 << 62;
-        Ok(Some(Self { store: opened, queue, signals, shard, alone: store.database_url.is_none(), _lock: lock }))
+        Ok(Some(Self { store: opened, queue, signals, shard, files, alone: store.database_url.is_none(), _lock: lock }))
     }
 
     fn worker(
@@ -236,6 +240,7 @@ impl Ports {
             bridges,
             settings,
             media,
+            files: self.files.clone(),
             shard: self.shard,
             alone: self.alone,
         }
@@ -276,6 +281,7 @@ async fn serve_api(
         accept: settings.accept,
         tokens: settings.tokens,
         media: settings.media,
+        files: ports.files,
         secret,
         metrics: metrics.render(),
         // A row of its own beside the worker's two.

@@ -183,7 +183,8 @@ async fn collect(body: &mut Body, limit: usize) -> Result<Bytes, Unread> {
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
-async fn linger(body: &mut Body) {
+/// Reads on for a while what is thrown away, so that the sender sees the answer.
+pub(crate) async fn linger(body: &mut Body) {
     let discard = async {
         let mut read = 0;
         while let Some(Ok(frame)) = body.frame().await {

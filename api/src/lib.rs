@@ -23,7 +23,9 @@ mod json;
 mod keys_used;
 mod limits;
 mod logins;
+mod media;
 mod messages;
+mod multipart;
 mod operations;
 mod problem;
 mod query;
@@ -45,6 +47,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
+use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::Store;
@@ -75,8 +78,10 @@ pub struct Parts {
     pub accept: AcceptSettings,
     /// Lives of tokens.
     pub tokens: TokenSettings,
-    /// Limits of files, and where they are.
+    /// Limits of files.
     pub media: MediaSettings,
+    /// Where files are.
+    pub files: FileStore,
     /// What tokens are signed with.
     pub secret: SecretKey,
     /// What `/metrics` answers.
@@ -112,7 +117,8 @@ pub fn router(parts: Parts) -> Router {
         .merge(users::routes())
         .merge(api_keys::routes())
         .merge(events::routes())
-        .merge(analytics::routes());
+        .merge(analytics::routes())
+        .merge(media::routes());
     let routes = api.with_state(app.clone()).merge(health::routes(health, metrics)).merge(reference::routes());
     let edge =
         Edge { proxies: app.http.trusted_proxies.as_slice().into(), api_logs: app.api_logs.as_ref().map(Arc::clone) };

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use sanasr_shared::media::FileError;
 use sanasr_shared::ports::store::StoreError;
 use sanasr_shared::time::Time;
 use sanasr_shared::usage::Quota;
@@ -380,6 +381,13 @@ impl From<StoreError> for Problem {
             StoreError::Invalid(detail) => Self::field("body", "invalid", detail.clone()),
             StoreError::Fenced | StoreError::Corrupt(_) | StoreError::Internal(_) => Self::internal(error.to_string()),
         }
+    }
+}
+
+impl From<FileError> for Problem {
+    fn from(error: FileError) -> Self {
+        Self::new(Code::Unavailable, "Files can't be kept just now. Nothing was accepted; try again soon.")
+            .caused_by(error.to_string())
     }
 }
 

@@ -4,9 +4,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use sanasr_shared::ids::UserId;
+use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::Store;
-use sanasr_shared::settings::{AcceptSettings, HttpSettings};
+use sanasr_shared::settings::{AcceptSettings, HttpSettings, MediaSettings};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -23,6 +24,7 @@ use crate::events::{self, Hub};
 use crate::keys_used::KeysUsed;
 use crate::limits::Limits;
 use crate::messages::waiters::Waiters;
+use crate::multipart::UploadRoom;
 use crate::requests::Requests;
 use crate::sessions::resolve::KnownSessions;
 
@@ -48,6 +50,9 @@ pub(crate) struct State {
     pub(crate) api_logs: Option<Arc<ApiLogs>>,
     pub(crate) events: Arc<Hub>,
     pub(crate) bodies: BodyRoom,
+    pub(crate) media: MediaSettings,
+    pub(crate) files: FileStore,
+    pub(crate) uploads: UploadRoom,
     pub(crate) limits: Arc<Limits>,
     /// The process stops: nobody waits any longer.
     pub(crate) stopping: CancellationToken,
@@ -94,6 +99,9 @@ impl App {
             api_logs: parts.http.api_logs.then(|| ApiLogs::start(Arc::clone(&parts.store), life.clone())),
             events,
             bodies: BodyRoom::new(),
+            media: parts.media,
+            files: parts.files,
+            uploads: UploadRoom::new(),
             limits: Limits::start(&parts.http, life.clone()),
             stopping,
             store: parts.store,

@@ -8,6 +8,7 @@ pub mod bridge;
 pub mod group_commit;
 pub mod ids;
 pub mod lifecycle;
+pub mod media;
 pub mod message;
 pub mod password;
 pub mod ports;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::ids::{MessageId, SessionId, UserId};
+use crate::ids::{MediaId, MessageId, SessionId, UserId};
 use crate::recipient::Recipient;
 use crate::session::BridgeKind;
 use crate::time::Time;
@@ -191,7 +191,7 @@ pub struct Content {
     pub caption: Option<String>,
 }
 
-/// A file to send: exactly one of `url`, `id` and `base64`.
+/// A file to send: exactly one of `url` and `id`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Media {
@@ -199,15 +199,11 @@ pub struct Media {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub url: Option<String>,
-    /// An uploaded file.
+    /// A file that we keep: uploaded before, or with the message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    pub id: Option<String>,
-    /// The file itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub base64: Option<String>,
-    /// What the file is, with `base64`.
+    pub id: Option<MediaId>,
+    /// What the file is, by its content; of one that we keep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub mime_type: Option<String>,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sanasr_shared::lifecycle;
+use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::bridge::Bridge;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
@@ -31,6 +32,7 @@ mod changes;
 mod housekeeper;
 mod lease;
 mod life;
+mod media;
 mod ownership;
 mod pull;
 mod receipts;
@@ -52,8 +54,10 @@ pub struct Parts {
     pub bridges: Vec<Arc<dyn Bridge>>,
     /// Lease, places, time limits, retention.
     pub settings: WorkerSettings,
-    /// Limits of files, and where they are.
+    /// Limits of files.
     pub media: MediaSettings,
+    /// Where files are.
+    pub files: FileStore,
     /// This process's shard of the usage stats.
     pub shard: i64,
     /// Nobody else can live (the lock on the data dir proves it), so nobody need be declared dead.

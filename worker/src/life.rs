@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use sanasr_shared::ids::{SessionId, WorkerId};
 use sanasr_shared::lifecycle::Backoff;
+use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::bridge::Bridge;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::{Signal, Signals};
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Parts;
 use crate::changes::Changes;
 use crate::lease::{Contact, Lease};
+use crate::media::Bringer;
 
 /// What all tasks of a life share.
 pub(crate) struct Life {
@@ -31,6 +33,8 @@ pub(crate) struct Life {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) signals: Arc<dyn Signals>,
+    pub(crate) files: FileStore,
+    pub(crate) bringer: Bringer,
     pub(crate) bridges: HashMap<BridgeKind, Arc<dyn Bridge>>,
     pub(crate) settings: WorkerSettings,
     pub(crate) shard: i64,
@@ -58,6 +62,8 @@ impl Life {
             store: Arc::clone(&parts.store),
             queue: Arc::clone(&parts.queue),
             signals: Arc::clone(&parts.signals),
+            files: parts.files.clone(),
+            bringer: Bringer::new(parts.files.clone(), &parts.media),
             bridges: parts.bridges.iter().map(|bridge| (bridge.kind(), Arc::clone(bridge))).collect(),
             settings: parts.settings.clone(),
             shard: parts.shard,

@@ -16,8 +16,10 @@ use sanasr_shared::ports::store::{Outcome, Outgoing, Settled, Settlement};
 use sanasr_shared::recipient::Recipient;
 use sanasr_shared::time::Time;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::life::{Life, said};
+use crate::media::{Brought, Missing};
 
 /// How long a message waits that WhatsApp's restriction of the account holds up.
 const RESTRICTED_PAUSE: Duration = Duration::from_secs(180);
@@ -34,6 +36,8 @@ pub(crate) struct Delivery {
     pub(crate) repeats: bool,
     /// The database's clock when the pull was asked for or later, and when that was here: it runs ahead rather than behind.
     pub(crate) clock: (Time, Instant),
+    /// The session is being given back: no more files are brought.
+    pub(crate) stop: CancellationToken,
 }
 
 /// A message whose place is free again.
@@ -86,6 +90,7 @@ impl Delivery {
             recipient: recipient.clone(),
             kind: message.kind,
             content,
+            file: None,
             quoted: message.quoted,
             attempt: message.attempt,
             expires_at: message.expires_at,
@@ -109,17 +114,26 @@ impl Delivery {
     /// Everything that may panic. `called` says whether the bridge has seen the message.
     async fn attempt(&self, claimed: &Claimed, request: Result<SendRequest, String>, called: &AtomicBool) -> Outcome {
         let Some(link) = &self.link else { return Outcome::Released };
-        let request = match request {
+        let mut request = match request {
             Ok(request) => request,
             Err(detail) => return Outcome::Failed { error: MessageError::internal(detail) },
         };
-        let (now, at) = self.clock;
-        let now = now.plus(at.elapsed());
-        if claimed.expires_at <= now {
+        if claimed.expires_at <= self.now() {
             return Outcome::Expired;
         }
         if claimed.unknown_attempts > 1 && !self.repeats {
             return Outcome::Unknown;
+        }
+        // It lives until the bridge has answered.
+        let brought = match self.bring(claimed, &request).await {
+            Ok(brought) => brought,
+            Err(outcome) => return outcome,
+        };
+        request.file = brought.as_ref().map(|brought| brought.attachment.clone());
+        // Bringing a file may have taken its time.
+        let now = self.now();
+        if claimed.expires_at <= now {
+            return Outcome::Expired;
         }
         let limit = self.life.settings.send_timeout;
         // The last thing before the call: whoever was frozen until here and has lost its lease must not send.
@@ -138,6 +152,27 @@ impl Delivery {
         });
         metrics::histogram!("sanasr_send_seconds").record(begun.elapsed().as_secs_f64());
         self.judge(claimed, attempt)
+    }
+
+    /// The database's clock, rather ahead than behind.
+    fn now(&self) -> Time {
+        let (now, at) = self.clock;
+        now.plus(at.elapsed())
+    }
+
+    /// Brings the message's file, if it has one. Whatever happens here, nothing was sent.
+    async fn bring(&self, claimed: &Claimed, request: &SendRequest) -> Result<Option<Brought>, Outcome> {
+        let Some(media) = request.content.media.as_ref().filter(|_| request.kind.is_media()) else { return Ok(None) };
+        if !self.life.lease.holds() {
+            return Err(Outcome::Released);
+        }
+        let brought = self.stop.run_until_cancelled(self.life.bringer.bring(request.kind, media)).await;
+        match brought {
+            Some(Ok(brought)) => Ok(Some(brought)),
+            Some(Err(Missing::Now(error))) => Err(self.judge(claimed, Attempt::Transient(error))),
+            Some(Err(Missing::Forever(error))) => Err(self.judge(claimed, Attempt::Permanent(error))),
+            None => Err(Outcome::Released),
+        }
     }
 
     fn judge(&self, claimed: &Claimed, attempt: Attempt) -> Outcome {

@@ -48,14 +48,6 @@ impl Credential {
             Self::Token(family) => Some(family),
         }
     }
-
-    /// The API key, if it is one.
-    pub(crate) fn key(self) -> Option<ApiKeyId> {
-        match self {
-            Self::Key(key) => Some(key),
-            Self::Token(_) => None,
-        }
-    }
 }
 
 /// Whoever sent a request, by their credentials.

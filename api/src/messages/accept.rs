@@ -16,11 +16,13 @@ use sanasr_shared::time::Time;
 use serde_json::{Map, Value};
 
 use super::draft::{Draft, Form, Prepared};
+use super::files;
 use crate::answer::Data;
 use crate::auth::Caller;
 use crate::edge::RequestId;
 use crate::fields::FieldErrors;
 use crate::idempotency;
+use crate::multipart::Upload;
 use crate::problem::{Code, Problem};
 use crate::sessions::resolve;
 use crate::state::App;
@@ -51,18 +53,41 @@ impl IntoResponse for Sent {
     }
 }
 
+/// A single message as it came.
+pub(crate) struct Submission {
+    pub(crate) fields: Map<String, Value>,
+    pub(crate) form: Form,
+    /// The file that came as a part of its own.
+    pub(crate) file: Option<Upload>,
+}
+
+impl Submission {
+    pub(crate) fn json(fields: Map<String, Value>, form: Form) -> Self {
+        Self { fields, form, file: None }
+    }
+
+    /// The request's key: it covers the fields and the file's content.
+    fn key(&mut self, headers: &HeaderMap, operation: &str) -> Result<Option<IdempotencyKey>, Problem> {
+        const FILE: &str = "file";
+        let Some(file) = &self.file else { return idempotency::key(headers, operation, &self.fields, false) };
+        self.fields.insert(FILE.to_owned(), file.sha256.as_slice().into());
+        let key = idempotency::key(headers, operation, &self.fields, false);
+        self.fields.remove(FILE);
+        key
+    }
+}
+
 /// Accepts a single message. `operation` is what its idempotency key is for.
 pub(crate) async fn send_one(
     app: &App,
     caller: Caller,
     request_id: &RequestId,
     headers: &HeaderMap,
-    body: Map<String, Value>,
-    form: Form,
+    submission: Submission,
     operation: &str,
 ) -> Result<Sent, Problem> {
     let started = Instant::now();
-    let result = try_send_one(app, caller, request_id, headers, body, form, operation).await;
+    let result = try_send_one(app, caller, request_id, headers, submission, operation).await;
     match &result {
         Ok(_) => metrics::histogram!("sanasr_accept_seconds").record(started.elapsed()),
         Err(problem) => count_refused(problem),
@@ -75,18 +100,21 @@ async fn try_send_one(
     caller: Caller,
     request_id: &RequestId,
     headers: &HeaderMap,
-    body: Map<String, Value>,
-    form: Form,
+    mut submission: Submission,
     operation: &str,
 ) -> Result<Sent, Problem> {
     let user = caller.user()?;
-    let key = idempotency::key(headers, operation, &body, false)?;
+    let key = submission.key(headers, operation)?;
     if let Some(kept) = kept_under(app, user, key.as_ref()).await?
         && let Some((_, id)) = kept.first()
     {
         return replayed(app, user, *id).await;
     }
-    let draft = Draft::read(Value::Object(body), form, 0, "", Time::now());
+    let Submission { fields, form, file } = submission;
+    let mut draft = Draft::read(Value::Object(fields), form, 0, "", Time::now());
+    if form == Form::Upload {
+        draft.attach(file);
+    }
     let prepared = prepare(app, caller, request_id, vec![draft]).await?;
     let mut good = Vec::with_capacity(1);
     for item in prepared {
@@ -167,6 +195,7 @@ pub(crate) async fn prepare(
             }
         }
     }
+    files::keep_named(app, caller.user()?, &mut drafts).await?;
     let mut sessions = HashMap::new();
     let mut prepared = Vec::with_capacity(drafts.len());
     for mut draft in drafts {
@@ -192,8 +221,30 @@ pub(crate) async fn prepare(
 
 const NO_SESSION: &str = "There is no such session.";
 
-/// Has messages accepted. Items whose session has gone meanwhile are tried once more with what its name means now.
+/// Has messages accepted, with the files that came with them.
 pub(crate) async fn accept(
+    app: &App,
+    user: UserId,
+    key: Option<IdempotencyKey>,
+    mut prepared: Vec<Prepared>,
+) -> Result<Vec<(u32, Answer)>, Problem> {
+    let kept = files::keep_new(app, user, &mut prepared).await?;
+    match accept_all(app, user, key, prepared).await {
+        Ok(answers) => {
+            files::discard_refused(app, kept, &answers).await;
+            Ok(answers)
+        }
+        // Whoever knows the outcome may find a message that needs its file.
+        Err(error @ StoreError::OutcomeUnknown(_)) => Err(error.into()),
+        Err(error) => {
+            files::discard(app, kept.into_iter().map(|(_, id)| id)).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Items whose session has gone meanwhile are tried once more with what its name means now.
+async fn accept_all(
     app: &App,
     user: UserId,
     key: Option<IdempotencyKey>,

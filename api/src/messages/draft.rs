@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sanasr_shared::ids::{MessageId, new_whatsapp_id};
-use sanasr_shared::message::{Contact, Content, Location, MAX_LIFE, Media, MessageType, NewMessage};
+use sanasr_shared::ids::{MediaId, MessageId, new_whatsapp_id};
+use sanasr_shared::media::{HEAD_BYTES, check, fit, identify};
+use sanasr_shared::message::{Contact, Content, DEFAULT_LIFE, Location, MAX_LIFE, Media, MessageType, NewMessage};
+use sanasr_shared::ports::files::StoredFile;
 use sanasr_shared::recipient::Recipient;
 use sanasr_shared::session::DEFAULT_SESSION;
 use sanasr_shared::time::Time;
 use serde_json::Value;
+use uuid::Uuid;
 
+use super::files::NewContent;
 use crate::fields::{FieldErrors, Fields, TextRule};
+use crate::multipart::Upload;
 use crate::sessions::resolve::KnownSession;
 
 const TEXT: TextRule = TextRule::lines(4_096);
@@ -25,10 +30,11 @@ const ADDRESS: TextRule = TextRule::lines(1_024);
 const VCARD: TextRule = TextRule::lines(16_384);
 /// Characters of the name of a session that can exist; what is longer needn't be looked up.
 const SESSION: TextRule = TextRule::line(64);
-/// The largest file, in bytes.
-const FILE_MAX: usize = 16 << 20;
 /// How far a client's clock may be behind ours: a `send_at` this little in the past means "now".
 const CLOCK_SKEW: Duration = Duration::from_secs(5);
+
+/// A file that isn't what it is said to be.
+const MISMATCH: &str = "media_type_mismatch";
 
 const MEDIA_TYPES: [MessageType; 5] =
     [MessageType::Image, MessageType::Video, MessageType::Audio, MessageType::Document, MessageType::Sticker];
@@ -40,8 +46,10 @@ pub(crate) enum Form {
     Full,
     /// `POST /messages/send-text`.
     Text,
-    /// `POST /messages/send-media`.
+    /// `POST /messages/send-media` with the file's address.
     Media,
+    /// `POST /messages/send-media` with the file itself.
+    Upload,
 }
 
 /// A message as far as it could be read. What could not is in `errors`; with none, [`Draft::finish`] makes a message.
@@ -57,6 +65,8 @@ pub(crate) struct Draft {
     recipient: Option<Recipient>,
     kind: Option<MessageType>,
     content: Content,
+    /// The file that came with it; what is known of it is in `content.media`.
+    pub(crate) file: Option<NewContent>,
     reference: Option<String>,
     send_at: Option<Time>,
     expires_at: Option<Time>,
@@ -64,7 +74,7 @@ pub(crate) struct Draft {
 }
 
 /// A message that can be accepted, with what its answer says besides.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) position: u32,
     /// What stands before its fields' names.
@@ -72,6 +82,8 @@ pub(crate) struct Prepared {
     pub(crate) session: String,
     pub(crate) known: KnownSession,
     pub(crate) message: NewMessage,
+    /// The file that came with it and isn't kept yet.
+    pub(crate) file: Option<NewContent>,
 }
 
 impl Draft {
@@ -102,6 +114,46 @@ impl Draft {
         self.errors.add(format!("{}{name}", self.prefix), code, detail);
     }
 
+    /// The uploaded file that it names.
+    pub(crate) fn media_id(&self) -> Option<MediaId> {
+        self.content.media.as_ref()?.id
+    }
+
+    /// When the message will be worthless.
+    pub(crate) fn ends_at(&self, now: Time) -> Time {
+        self.expires_at.unwrap_or_else(|| self.send_at.unwrap_or(now).plus(DEFAULT_LIFE))
+    }
+
+    /// Takes the file that came as a part of its own.
+    pub(crate) fn attach(&mut self, upload: Option<Upload>) {
+        let Some(Upload { file, head, filename, declared, .. }) = upload else {
+            return self.fail("file", "required", "This part is needed.");
+        };
+        let Some(kind) = self.kind else { return };
+        match fit(kind, &identify(&head, declared.as_deref())) {
+            Ok(mime_type) => {
+                self.content.media = Some(Media { mime_type: Some(mime_type), filename, ..Media::default() });
+                self.file = Some(NewContent::File(file));
+            }
+            Err(detail) => self.fail("file", MISMATCH, &detail),
+        }
+    }
+
+    /// Takes what is known of the uploaded file that it names.
+    pub(crate) fn refer(&mut self, file: Option<&StoredFile>) {
+        let Some(file) = file else {
+            return self.fail("media.id", "unknown_media", "There is no such uploaded file.");
+        };
+        let (Some(kind), Some(media)) = (self.kind, &mut self.content.media) else { return };
+        match fit(kind, &file.mime_type) {
+            Ok(mime_type) => {
+                media.mime_type = Some(mime_type);
+                media.filename = media.filename.take().or_else(|| file.filename.clone());
+            }
+            Err(detail) => self.fail("media.id", MISMATCH, &detail),
+        }
+    }
+
     /// The message, or all that is wrong with it.
     pub(crate) fn finish(self, known: Option<KnownSession>, request_id: &str) -> Result<Prepared, FieldErrors> {
         match (known, self.session, self.recipient, self.kind) {
@@ -124,6 +176,7 @@ impl Draft {
                     expires_at: self.expires_at,
                     request_id: request_id.to_owned(),
                 },
+                file: self.file,
             }),
             _ => Err(self.errors),
         }
@@ -139,6 +192,7 @@ fn blank() -> Draft {
         recipient: None,
         kind: None,
         content: Content::default(),
+        file: None,
         reference: None,
         send_at: None,
         expires_at: None,
@@ -149,14 +203,16 @@ fn blank() -> Draft {
 fn read(fields: &mut Fields<'_>, form: Form, now: Time) -> Draft {
     let to = match form {
         Form::Full => fields.synonym("to", "recipient"),
-        Form::Text | Form::Media => fields.synonym("recipient", "to"),
+        Form::Text | Form::Media | Form::Upload => fields.synonym("recipient", "to"),
     };
     fields.require(to);
     let recipient = fields.parsed(to, "invalid_recipient", Recipient::parse);
+    let mut file = None;
     let (kind, content) = match form {
-        Form::Full => full_content(fields),
+        Form::Full => full_content(fields, &mut file),
         Form::Text => text_content(fields),
         Form::Media => media_content(fields),
+        Form::Upload => upload_content(fields),
     };
     let session = match fields.has("session") {
         true => fields.text("session", SESSION),
@@ -165,7 +221,7 @@ fn read(fields: &mut Fields<'_>, form: Form, now: Time) -> Draft {
     let reply_to = fields.id("reply_to").map(MessageId);
     let reference = fields.text("reference", REFERENCE);
     let (send_at, expires_at) = times(fields, now);
-    Draft { session, reply_to, recipient, kind, content, reference, send_at, expires_at, ..blank() }
+    Draft { session, reply_to, recipient, kind, content, file, reference, send_at, expires_at, ..blank() }
 }
 
 fn text_content(fields: &mut Fields<'_>) -> (Option<MessageType>, Content) {
@@ -185,14 +241,24 @@ fn media_content(fields: &mut Fields<'_>) -> (Option<MessageType>, Content) {
     (kind, Content { media, caption, ..Content::default() })
 }
 
-fn full_content(fields: &mut Fields<'_>) -> (Option<MessageType>, Content) {
+fn upload_content(fields: &mut Fields<'_>) -> (Option<MessageType>, Content) {
+    fields.require("media_type");
+    let kind = fields.word("media_type", &MEDIA_TYPES, MessageType::as_str);
+    if fields.parsed("media_url", "invalid_url", check_url).is_some() {
+        fields.fail("media_url", "given_twice", "Give only one of file and media_url.");
+    }
+    let caption = caption(fields, kind);
+    (kind, Content { caption, ..Content::default() })
+}
+
+fn full_content(fields: &mut Fields<'_>, file: &mut Option<NewContent>) -> (Option<MessageType>, Content) {
     fields.require("type");
     let kind = fields.word("type", &MessageType::ALL, MessageType::as_str);
     let text_name = fields.synonym("text", "content");
     part(fields, text_name, kind, |kind| kind == MessageType::Text);
     let text = fields.text(text_name, TEXT);
     part(fields, "media", kind, MessageType::is_media);
-    let media = fields.object("media", |media| read_media(media, kind));
+    let media = fields.object("media", |media| read_media(media, kind, file));
     part(fields, "location", kind, |kind| kind == MessageType::Location);
     let location = fields.object("location", read_location).flatten();
     part(fields, "contact", kind, |kind| kind == MessageType::Contact);
@@ -219,7 +285,7 @@ fn caption(fields: &mut Fields<'_>, kind: Option<MessageType>) -> Option<String>
     fields.text("caption", CAPTION)
 }
 
-fn read_media(fields: &mut Fields<'_>, kind: Option<MessageType>) -> Media {
+fn read_media(fields: &mut Fields<'_>, kind: Option<MessageType>, file: &mut Option<NewContent>) -> Media {
     let sources = ["url", "id", "base64"];
     let given: Vec<_> = sources.into_iter().filter(|name| fields.has(name)).collect();
     match given.as_slice() {
@@ -232,15 +298,29 @@ fn read_media(fields: &mut Fields<'_>, kind: Option<MessageType>) -> Media {
         }
     }
     let url = fields.parsed("url", "invalid_url", check_url);
-    // Uploads have their place here: an id is looked up as `reply_to` is.
-    let id = fields.parsed("id", "unknown", |_| Err::<String, _>("There is no uploaded file with this id.".to_owned()));
+    // Whether there is such a file is looked up with all others, as for `reply_to`.
+    let id = fields.parsed("id", "unknown_media", |text| {
+        Uuid::try_parse(text).map(MediaId).map_err(|_| "There is no such uploaded file.".to_owned())
+    });
     if fields.has("base64") {
         fields.require("mime_type");
     } else if fields.has("mime_type") {
-        fields.fail("mime_type", "not_allowed", "Goes with base64 only; a file from a url brings its own.");
+        fields.fail(
+            "mime_type",
+            "not_allowed",
+            "Goes with base64 only; what other files are is told by their content.",
+        );
     }
-    let base64 = fields.parsed("base64", "invalid_base64", check_base64);
-    let mime_type = fields.parsed("mime_type", "invalid_mime_type", |text| check_mime_type(text, kind));
+    let bytes = fields.parsed("base64", "invalid_base64", decode_base64);
+    let declared = fields.parsed("mime_type", "invalid_mime_type", |text| check_mime_type(text, kind));
+    let mut mime_type = None;
+    if let (Some(bytes), Some(declared), Some(kind)) = (&bytes, declared, kind.filter(|kind| kind.is_media())) {
+        match check(&bytes[..bytes.len().min(HEAD_BYTES)], kind, Some(&declared)) {
+            Ok(found) => mime_type = Some(found),
+            Err(detail) => fields.fail("base64", MISMATCH, detail),
+        }
+    }
+    *file = bytes.map(NewContent::Bytes);
     let filename = fields.text("filename", FILENAME).map(|name| last_part(&name));
     if filename.as_deref() == Some("") {
         fields.fail("filename", "empty", "Must name a file, not a folder.");
@@ -249,28 +329,28 @@ fn read_media(fields: &mut Fields<'_>, kind: Option<MessageType>) -> Media {
         fields.fail("voice", "not_allowed", "Goes with type audio only.");
     }
     let voice = fields.flag("voice");
-    Media { url, id, base64, mime_type, filename, voice }
+    Media { url, id, mime_type, filename, voice }
 }
 
 fn check_url(text: &str) -> Result<String, String> {
     URL.check(text).map_err(|(_, detail)| detail)?;
     let sane = text.parse::<axum::http::Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+        let named = uri.authority().is_some_and(|host| !host.host().is_empty() && !host.as_str().contains('@'));
+        matches!(uri.scheme_str(), Some("http" | "https")) && named
     });
-    if sane { Ok(text.to_owned()) } else { Err("Must be an http:// or https:// address.".to_owned()) }
+    if sane {
+        Ok(text.to_owned())
+    } else {
+        Err("Must be an http:// or https:// address without a password.".to_owned())
+    }
 }
 
-fn check_base64(text: &str) -> Result<String, String> {
+fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     if text.is_empty() {
         return Err("Must not be empty.".to_owned());
     }
-    if text.len() / 4 * 3 > FILE_MAX + 2 {
-        return Err(format!("The file has at most {FILE_MAX} bytes."));
-    }
-    match STANDARD.decode(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err("Must be base64 with padding, without line breaks and without a data: prefix.".to_owned()),
-    }
+    let wrong = |_| "Must be base64 with padding, without line breaks and without a data: prefix.".to_owned();
+    STANDARD.decode(text).map_err(wrong)
 }
 
 fn check_mime_type(text: &str, kind: Option<MessageType>) -> Result<String, String> {
@@ -394,6 +474,9 @@ mod tests {
         body
     }
 
+    /// The first bytes of a PNG.
+    const PNG: &str = "iVBORw0KGgoAAAANSUhEUg==";
+
     fn file(media: Value) -> Value {
         json!({"to": "+15551234567", "type": "image", "media": media})
     }
@@ -404,7 +487,8 @@ mod tests {
             with(json!({})),
             json!({"recipient": "15551234567@c.us", "type": "text", "content": "a\nb"}),
             file(json!({"url": "https://example.org/a.png", "filename": "C:\\x\\a.png"})),
-            file(json!({"base64": "aGk=", "mime_type": "image/PNG"})),
+            file(json!({"base64": PNG, "mime_type": "image/PNG"})),
+            file(json!({"id": "01890a5d-ac96-774b-bcce-b302099a8057"})),
             json!({"to": "+15551234567", "type": "audio", "media": {"url": "http://a/b", "voice": true}}),
             json!({"to": "+15551234567", "type": "location", "location": {"latitude": 1, "longitude": -180, "name": "x"}}),
             json!({"to": "+15551234567", "type": "contact", "contact": {"name": "A", "phone": "+1 555 1234567"}}),
@@ -448,7 +532,9 @@ mod tests {
                 file(json!({"url": "ftp://a/b", "more": 1})),
                 vec![("media.url", "invalid_url"), ("media.more", "unknown_field")],
             ),
-            (file(json!({"id": "x"})), vec![("media.id", "unknown")]),
+            (file(json!({"id": "x"})), vec![("media.id", "unknown_media")]),
+            (file(json!({"url": "https://me:secret@a/b"})), vec![("media.url", "invalid_url")]),
+            (file(json!({"base64": "UEsDBBQAAAAIAA==", "mime_type": "image/png"})), vec![("media.base64", MISMATCH)]),
             (
                 file(json!({"base64": "a", "mime_type": "text"})),
                 vec![("media.base64", "invalid_base64"), ("media.mime_type", "invalid_mime_type")],
@@ -459,7 +545,7 @@ mod tests {
             ),
             (file(json!({"base64": "aGk="})), vec![("media.mime_type", "required")]),
             (
-                file(json!({"url": "https://a/b", "base64": "aGk=", "mime_type": "image/png"})),
+                file(json!({"url": "https://a/b", "base64": PNG, "mime_type": "image/png"})),
                 vec![("media.base64", "given_twice")],
             ),
             (

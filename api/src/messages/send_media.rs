@@ -1,16 +1,16 @@
-//! `POST /messages/send-media`: a file in its simplest form. The form with an upload (multipart) has its place here.
+//! `POST /messages/send-media`: a file in its simplest form, by its address or as an upload.
 
-use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::extract::{FromRequest, Request, State};
 use sanasr_shared::message::Message;
 
-use super::accept::{Sent, send_one};
+use super::accept::{Sent, Submission, send_one};
 use super::bodies::SendMedia;
 use super::draft::Form;
 use crate::answer::Success;
 use crate::auth::Caller;
 use crate::body::JsonBody;
 use crate::edge::RequestId;
+use crate::multipart::{Multipart, is_multipart};
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::reference::params::{Idempotency, OfUser};
@@ -33,8 +33,16 @@ pub(crate) async fn send_media(
     caller: Caller,
     _: NoQuery,
     request_id: RequestId,
-    headers: HeaderMap,
-    JsonBody(body): JsonBody,
+    request: Request,
 ) -> Result<Sent, Problem> {
-    send_one(&app, caller, &request_id, &headers, body, Form::Media, "POST /messages/send-media").await
+    let headers = request.headers().clone();
+    let submission = if is_multipart(&headers) {
+        let Multipart { fields, file } = Multipart::read(&app, request).await?;
+        let form = if file.is_none() && fields.contains_key("media_url") { Form::Media } else { Form::Upload };
+        Submission { fields, form, file }
+    } else {
+        let JsonBody(fields) = JsonBody::from_request(request, &app).await?;
+        Submission { fields, form: Form::Media, file: None }
+    };
+    send_one(&app, caller, &request_id, &headers, submission, "POST /messages/send-media").await
 }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use sanasr_shared::message::Message;
 
-use super::accept::{Sent, send_one};
+use super::accept::{Sent, Submission, send_one};
 use super::bodies::SendText;
 use super::draft::Form;
 use crate::answer::Success;
@@ -35,5 +35,5 @@ pub(crate) async fn send_text(
     headers: HeaderMap,
     JsonBody(body): JsonBody,
 ) -> Result<Sent, Problem> {
-    send_one(&app, caller, &request_id, &headers, body, Form::Text, "POST /messages/send-text").await
+    send_one(&app, caller, &request_id, &headers, Submission::json(body, Form::Text), "POST /messages/send-text").await
 }

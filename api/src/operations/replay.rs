@@ -12,7 +12,7 @@ use crate::edge::RequestId;
 use crate::idempotency;
 use crate::messages::accept::{Sent, accept_one, to_admin};
 use crate::messages::draft::Prepared;
-use crate::messages::{MessagePath, absent};
+use crate::messages::{MessagePath, absent, files};
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::sessions::resolve;
@@ -41,6 +41,9 @@ pub(crate) async fn replay(
     }
     let known = resolve::session(&app, letter.user_id, &letter.session).await?;
     let known = known.ok_or_else(|| Problem::conflict("The message's session is gone."))?;
+    if let Some(media) = content.media.as_ref().and_then(|media| media.id) {
+        files::keep_again(&app, letter.user_id, media).await?;
+    }
     let message = NewMessage {
         id: MessageId::generate(),
         session: known.id,
@@ -55,7 +58,7 @@ pub(crate) async fn replay(
         expires_at: None,
         request_id: request_id.as_str().to_owned(),
     };
-    let prepared = Prepared { position: 0, prefix: String::new(), session: letter.session, known, message };
+    let prepared = Prepared { position: 0, prefix: String::new(), session: letter.session, known, message, file: None };
     let sent = accept_one(&app, letter.user_id, key, prepared).await;
     sent.map_err(|problem| to_admin(asker.user, letter.user_id, problem))
 }

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sanasr_shared::ids::{ApiKeyId, FamilyId, MessageId, SessionId, UserId, WorkerId};
+use sanasr_shared::ids::{ApiKeyId, FamilyId, MediaId, MessageId, SessionId, UserId, WorkerId};
 use sanasr_shared::message::{Message, Status};
 use sanasr_shared::ports::accounts::Accounts;
+use sanasr_shared::ports::files::{Files, NewFile, StoredFile};
 use sanasr_shared::ports::journal::{ApiLog, Event};
 use sanasr_shared::ports::logins::{Attempt, Credentials, Login, Logins, Reserved, Rotation};
 use sanasr_shared::ports::operations::{CancelFilter, Operations, SessionQueue, WorkerState};
@@ -475,6 +476,28 @@ impl Housekeeping for FakeStore {
         unreachable!("not the API's")
     }
     async fn retire(&self, _: &Retention) -> Result<bool> {
+        unreachable!("not the API's")
+    }
+}
+
+#[async_trait]
+impl Files for FakeStore {
+    async fn add_files(&self, _: UserId, _: &[NewFile], _: Duration) -> Result<Vec<StoredFile>> {
+        Err(beyond())
+    }
+    async fn file(&self, _: Scope, _: MediaId) -> Result<Option<StoredFile>> {
+        Err(beyond())
+    }
+    async fn keep_files(&self, _: UserId, _: &[MediaId], _: Time) -> Result<Vec<StoredFile>> {
+        Err(beyond())
+    }
+    async fn discard_files(&self, _: &[MediaId]) -> Result<()> {
+        Err(beyond())
+    }
+    async fn gone_files(&self) -> Result<Vec<MediaId>> {
+        unreachable!("not the API's")
+    }
+    async fn forget_files(&self, _: &[MediaId]) -> Result<()> {
         unreachable!("not the API's")
     }
 }

@@ -13,6 +13,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use sanasr_shared::ids::{MessageId, UserId};
+use sanasr_shared::media::FileStore;
 use sanasr_shared::message::Status;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::{Signal, Signals};
@@ -71,6 +72,7 @@ impl Api {
             accept: AcceptSettings { backlog_limit: 1_000, backlog_user_percent: 50, ..defaults() },
             tokens: defaults(),
             media: defaults(),
+            files: FileStore::open(&defaults(), &std::env::temp_dir().join("sanasr-api-tests")).expect("a folder"),
             secret: SecretKey::new("a secret of tests, never of anything else"),
             metrics: Arc::new(|| "metrics\n".to_owned()),
             shard: 1,

@@ -147,6 +147,7 @@ fn text(to: Recipient, attempt: i32) -> SendRequest {
         recipient: to,
         kind: MessageType::Text,
         content: Content { text: Some("Hello".to_owned()), ..Content::default() },
+        file: None,
         quoted: None,
         attempt,
         expires_at: Time::now().plus(Duration::from_secs(3600)),

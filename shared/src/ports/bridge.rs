@@ -1,5 +1,6 @@
 //! The bridge: drives one WhatsApp session. A worker opens a link for each session that it owns.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -66,12 +67,27 @@ pub struct SendRequest {
     pub kind: MessageType,
     /// What it says.
     pub content: Content,
+    /// The file, for the media types.
+    pub file: Option<Attachment>,
     /// The WhatsApp id of the message that it answers.
     pub quoted: Option<String>,
     /// The number of the attempt, from 1.
     pub attempt: i32,
     /// When it is worthless.
     pub expires_at: Time,
+}
+
+/// A file to be sent with a message: on this machine's disk, as long as the call lasts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is, by its content.
+    pub mime_type: String,
+    /// In bytes.
+    pub size: u64,
+    /// The name that the recipient sees.
+    pub filename: Option<String>,
 }
 
 /// How an attempt ended, as far as the bridge can tell.

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod bridge;
+pub mod files;
 pub mod journal;
 pub mod logins;
 pub mod operations;

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::accounts::Accounts;
+use super::files::Files;
 use super::logins::Logins;
 use crate::ids::{ApiKeyId, MessageId, SessionId, UserId, WorkerId};
 use crate::message::{Content, Hold, Message, MessageError, MessageType, NewMessage, Status};
@@ -687,7 +688,7 @@ pub trait Housekeeping: Send + Sync {
 /// The whole store.
 #[async_trait]
 pub trait Store:
-    Accepting + Messages + People + Accounts + Logins + Sessions + Journal + Working + Housekeeping + Operations
+    Accepting + Messages + People + Accounts + Logins + Sessions + Files + Journal + Working + Housekeeping + Operations
 {
     /// Whether the database answers.
     async fn ping(&self) -> Result<()>;

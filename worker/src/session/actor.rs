@@ -407,6 +407,7 @@ impl<'a> Actor<'a> {
                 link: link.clone(),
                 repeats: self.bridge.repeats_under_same_id(),
                 clock: (pulled.now, asked),
+                stop: self.stop.clone(),
             };
             metrics::gauge!("sanasr_sends_in_flight").increment(1);
             let in_flight = InFlight;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sanasr_shared::ids::{MessageId, SessionId, UserId, new_whatsapp_id};
+use sanasr_shared::media::FileStore;
 use sanasr_shared::message::{Content, Message, MessageType, NewMessage, Status};
 use sanasr_shared::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, Receipts, SendRequest};
 use sanasr_shared::ports::queue::Queue;
@@ -16,7 +17,7 @@ use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, Receipt, Scope, 
 use sanasr_shared::queue::memory::MemoryQueue;
 use sanasr_shared::recipient::Recipient;
 use sanasr_shared::session::{BridgeKind, Pace, SessionStatus};
-use sanasr_shared::settings::{WorkerSettings, defaults};
+use sanasr_shared::settings::{MediaSettings, WorkerSettings, defaults};
 use sanasr_shared::signals::memory::MemorySignals;
 use sanasr_shared::store::sqlite;
 use sanasr_shared::time::Time;
@@ -125,6 +126,7 @@ pub(crate) struct World {
     pub(crate) user: UserId,
     pub(crate) session: SessionId,
     pub(crate) lease: Duration,
+    pub(crate) media: MediaSettings,
     folder: PathBuf,
 }
 
@@ -161,7 +163,7 @@ impl World {
         let bridge =
             ScriptedBridge { script: Arc::new(script), repeats: true, seen: Arc::default(), open: Arc::default() };
         let signals = Arc::new(MemorySignals::new());
-        Self { store, queue, signals, bridge, user, session, lease: Duration::from_secs(10), folder }
+        Self { store, queue, signals, bridge, user, session, lease: Duration::from_secs(10), media: defaults(), folder }
     }
 
     pub(crate) fn start(&self) -> Running {
@@ -171,7 +173,8 @@ impl World {
             signals: Arc::clone(&self.signals),
             bridges: vec![Arc::new(self.bridge.clone())],
             settings: WorkerSettings { lease: self.lease, send_timeout: Duration::from_secs(1), ..defaults() },
-            media: defaults(),
+            media: self.media.clone(),
+            files: FileStore::open(&self.media, &self.folder).expect("a folder for files"),
             shard: 7,
             alone: false,
         };

@@ -103,7 +103,7 @@ impl Link for SimulatedLink {
             }
             _ => {}
         }
-        if let Err(error) = shared.whatsapp.receive(shared.session, message) {
+        if let Err(error) = shared.whatsapp.receive(shared.session, message).await {
             return Attempt::Transient(ledger_failed(&error));
         }
         match behaviour {
@@ -416,7 +416,11 @@ fn rate_limited() -> MessageError {
 }
 
 fn ledger_failed(error: &std::io::Error) -> MessageError {
-    MessageError::new("ledger_failed", format!("The simulator's ledger can't be written: {error}."), true)
+    MessageError::new(
+        "ledger_failed",
+        format!("The message's file can't be read, or the ledger not written: {error}."),
+        true,
+    )
 }
 
 #[cfg(test)]

@@ -120,6 +120,7 @@ fn message(ending: &str, attempt: i32) -> SendRequest {
         recipient: Recipient::parse(&format!("+1555123{ending}")).expect("a number"),
         kind: MessageType::Text,
         content: Content { text: Some("Hello".to_owned()), ..Content::default() },
+        file: None,
         quoted: None,
         attempt,
         expires_at: Time::now().plus(Duration::from_secs(3600)),

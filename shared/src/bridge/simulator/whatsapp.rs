@@ -12,7 +12,7 @@ use crate::ids::SessionId;
 use crate::ports::bridge::SendRequest;
 use crate::recipient::Recipient;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, SeenFile};
 use super::mailbox::Mailbox;
 
 /// Messages remembered as shown, so that a second arrival isn't shown again: more than can be in doubt at once.
@@ -74,8 +74,12 @@ impl WhatsApp {
     }
 
     /// Takes a message: it stands in the ledger before anything else happens to it.
-    pub(super) fn receive(&self, session: SessionId, message: &SendRequest) -> io::Result<()> {
-        self.ledger.as_ref().map_or(Ok(()), |ledger| ledger.append(session, message))
+    pub(super) async fn receive(&self, session: SessionId, message: &SendRequest) -> io::Result<()> {
+        let media = match &message.file {
+            Some(file) => Some(SeenFile::read(file).await?),
+            None => None,
+        };
+        self.ledger.as_ref().map_or(Ok(()), |ledger| ledger.append(session, message, media.as_ref()))
     }
 
     /// Shows a message to its recipient; `false` if it was shown before.

@@ -202,7 +202,8 @@ pub async fn failures_are_forgotten(world: &dyn World) {
     let (user, _) = new(&store).await;
     let lives = begin(&store, user).await;
     store.start_login(user, HASH, Duration::ZERO).await.expect("a login").expect("a family");
-    let retention = crate::ports::store::Retention { events: LONG, idempotency_keys: LONG, messages: None };
+    let retention =
+        crate::ports::store::Retention { events: LONG, idempotency_keys: LONG, api_logs: LONG, messages: None };
     super::rig::eventually("what is forgotten is swept away", async || {
         store.retire(&retention).await.expect("a sweep");
         let families = world.numbers("SELECT count(*) FROM token_families").await;

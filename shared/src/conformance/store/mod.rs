@@ -18,6 +18,7 @@ pub mod accounts;
 pub mod doubt;
 pub mod events;
 pub mod fence;
+pub mod files;
 pub mod housekeeping;
 pub mod idempotency;
 pub mod journal;
@@ -229,6 +230,13 @@ macro_rules! store_suite {
                 what_is_kept_no_longer_goes,
                 a_removed_session_goes_with_its_last_message,
             ]
+            files: [
+                a_file_is_known_to_its_user,
+                a_file_is_kept_for_its_message,
+                a_file_that_nobody_needs_goes,
+                files_go_in_chunks,
+                a_kept_file_is_never_swept,
+            ]
             people: [
                 a_user_comes_with_a_session,
                 a_username_is_given_once,
@@ -296,6 +304,7 @@ mod tests {
             ("pull", include_str!("pull.rs")),
             ("fence", include_str!("fence.rs")),
             ("doubt", include_str!("doubt.rs")),
+            ("files", include_str!("files.rs")),
             ("events", include_str!("events.rs")),
             ("journal", include_str!("journal.rs")),
             ("receipts", include_str!("receipts.rs")),

@@ -8,6 +8,7 @@ mod dialect;
 mod accept;
 mod accounts;
 mod committer;
+mod files;
 mod housekeeping;
 mod journal;
 mod logins;

@@ -1,0 +1,13 @@
+//! Files: uploaded here, named by messages.
+
+mod get;
+mod upload;
+
+use axum::Router;
+use axum::routing::{get, post};
+
+use crate::state::App;
+
+pub(crate) fn routes() -> Router<App> {
+    Router::new().route("/api/v1/media", post(upload::upload)).route("/api/v1/media/{id}", get(get::get))
+}

@@ -1,0 +1,44 @@
+//! `POST /media`: a file for messages to come.
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use sanasr_shared::ids::MediaId;
+use sanasr_shared::media::identify;
+use sanasr_shared::ports::files::{FILE_KEPT, NewFile, StoredFile};
+
+use crate::answer::Data;
+use crate::auth::Caller;
+use crate::fields::{FieldErrors, Fields};
+use crate::multipart::{Multipart, Upload};
+use crate::problem::Problem;
+use crate::query::NoQuery;
+use crate::state::App;
+
+pub(crate) async fn upload(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoQuery,
+    request: Request,
+) -> Result<Data<StoredFile>, Problem> {
+    let user = caller.user()?;
+    let Multipart { fields, file } = Multipart::read(&app, request).await?;
+    let mut errors = FieldErrors::default();
+    if file.is_none() {
+        errors.add("file", "required", "This part is needed.");
+    }
+    Fields::new(fields, "", &mut errors).finish();
+    let Some(Upload { file, head, filename, declared, .. }) = file.filter(|_| errors.is_empty()) else {
+        return Err(Problem::validation(errors));
+    };
+    let mime_type = identify(&head, declared.as_deref());
+    let new = NewFile { id: MediaId::generate(), mime_type, size: file.size(), filename };
+    let id = new.id;
+    let stored = app.store.add_files(user, &[new], FILE_KEPT).await?.pop();
+    if let Err(error) = app.files.keep(id, file).await {
+        // If this fails, too, it goes when its day is over.
+        let _ = app.store.discard_files(&[id]).await;
+        return Err(error.into());
+    }
+    let stored = stored.ok_or_else(|| Problem::internal("the store answered nothing about a file"))?;
+    Ok(Data(StatusCode::CREATED, stored))
+}

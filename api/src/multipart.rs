@@ -1,0 +1,261 @@
+//! Multipart bodies: a few small fields and one file, which is streamed to a temporary file. Bounds of size, of time, and of
+//! what lies in memory, whatever the sender does.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use bytes::Bytes;
+use futures_util::stream;
+use hyper::body::Body as _;
+use multer::Field;
+use sanasr_shared::media::{HEAD_BYTES, TempFile};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+
+use crate::body::linger;
+use crate::problem::Problem;
+use crate::state::App;
+
+/// Parts of a body, at most.
+const PARTS_MAX: usize = 20;
+/// Bytes of a field, at most.
+const FIELD_BYTES_MAX: usize = 64 << 10;
+/// What comes besides the file, at most: the fields, boundaries and headers.
+const BESIDES_BYTES_MAX: u64 = 2 << 20;
+/// Bytes that the parser may hold without making anything of them, such as the headers of a part.
+const HELD_BYTES_MAX: usize = 64 << 10;
+/// How long a body may take to arrive, and how long nothing of it may arrive.
+const ARRIVAL: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_secs(30);
+/// Uploads at once in this process; more wait.
+const UPLOADS_MAX: usize = 256;
+/// Characters of a file's name that are kept.
+const FILENAME_CHARS_MAX: usize = 255;
+/// Characters of a media type that is believed.
+const MIME_TYPE_CHARS_MAX: usize = 127;
+/// The part that carries the file.
+const FILE: &str = "file";
+
+/// Room for uploads: who finds none waits.
+pub(crate) struct UploadRoom(Semaphore);
+
+impl UploadRoom {
+    pub(crate) fn new() -> Self {
+        Self(Semaphore::new(UPLOADS_MAX))
+    }
+}
+
+/// A body that has been read.
+pub(crate) struct Multipart {
+    /// The texts, as JSON would have them.
+    pub(crate) fields: Map<String, Value>,
+    /// The part `file`, if there was one; it isn't empty.
+    pub(crate) file: Option<Upload>,
+}
+
+/// A file that has arrived.
+pub(crate) struct Upload {
+    pub(crate) file: TempFile,
+    /// Its first bytes.
+    pub(crate) head: Vec<u8>,
+    pub(crate) sha256: [u8; 32],
+    /// The last part of the name that it came with.
+    pub(crate) filename: Option<String>,
+    /// The media type that its sender declares.
+    pub(crate) declared: Option<String>,
+}
+
+/// Whether a request's body is multipart.
+pub(crate) fn is_multipart(headers: &HeaderMap) -> bool {
+    let typed = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    typed.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("multipart/form-data")
+}
+
+impl Multipart {
+    /// Reads a request's body. Nothing of it stays if it is refused.
+    pub(crate) async fn read(app: &App, request: Request) -> Result<Self, Problem> {
+        let (parts, mut body) = request.into_parts();
+        let boundary = boundary(&parts.headers)?;
+        let limit = app.media.media_limit;
+        let announced = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let too_large = announced.is_some_and(|length| length > limit.saturating_add(BESIDES_BYTES_MAX));
+        // Who asked before sending needs no lingering: it won't send.
+        if too_large && parts.headers.contains_key(EXPECT) {
+            return Err(Problem::payload_too_large(usize::try_from(limit).unwrap_or(usize::MAX)));
+        }
+        let read = async {
+            let _room = app.uploads.0.acquire().await;
+            if too_large {
+                return Err(Problem::payload_too_large(usize::try_from(limit).unwrap_or(usize::MAX)));
+            }
+            read_parts(app, &mut body, boundary, limit).await
+        };
+        let read = tokio::time::timeout(ARRIVAL, read).await.unwrap_or_else(|_| Err(late()));
+        if read.is_err() || !body.is_end_stream() {
+            linger(&mut body).await;
+        }
+        read
+    }
+}
+
+fn late() -> Problem {
+    Problem::malformed("The body didn't arrive in time.")
+}
+
+fn boundary(headers: &HeaderMap) -> Result<String, Problem> {
+    if headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return Err(Problem::unsupported_media_type("The body must come without a Content-Encoding."));
+    }
+    if !is_multipart(headers) {
+        return Err(Problem::unsupported_media_type("The body must be multipart/form-data, with a part named file."));
+    }
+    let typed = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let boundary = multer::parse_boundary(typed).ok().filter(|boundary| (1..=70).contains(&boundary.len()));
+    boundary.ok_or_else(|| Problem::malformed("The Content-Type names no boundary (of 1 to 70 characters)."))
+}
+
+async fn read_parts(app: &App, body: &mut Body, boundary: String, limit: u64) -> Result<Multipart, Problem> {
+    let held = AtomicUsize::new(0);
+    let mut parts = multer::Multipart::new(chunks(body, &held, limit.saturating_add(BESIDES_BYTES_MAX)), boundary);
+    let mut read = Multipart { fields: Map::new(), file: None };
+    for _ in 0..=PARTS_MAX {
+        let next = tokio::time::timeout(SILENCE, parts.next_field()).await.map_err(|_| late())?;
+        let Some(part) = next.map_err(|error| unreadable(&error, limit))? else { return Ok(read) };
+        held.store(0, Ordering::Relaxed);
+        let mut part = Part { part, held: &held, limit };
+        let name = part.part.name().unwrap_or_default().to_owned();
+        if name != FILE {
+            let text = part.text(&name).await?;
+            if read.fields.insert(name.clone(), Value::String(text)).is_some() {
+                return Err(Problem::field(shown(&name), "given_twice", "Give it once."));
+            }
+        } else if read.file.is_some() {
+            return Err(Problem::field(FILE, "given_twice", "One file at a time."));
+        } else {
+            read.file = Some(part.file(app).await?);
+        }
+    }
+    Err(Problem::malformed(format!("The body has more than {PARTS_MAX} parts.")))
+}
+
+/// The body's data, one piece at a time: the parser takes all that it is given at once, so it is given no more. `held` counts
+/// what it has been given since it last made something of it.
+fn chunks<'b>(
+    body: &'b mut Body,
+    held: &'b AtomicUsize,
+    limit: u64,
+) -> impl stream::Stream<Item = Result<Bytes, Broken>> + Send + 'b {
+    let (mut pause, mut total) = (false, 0_u64);
+    stream::poll_fn(move |context| {
+        if std::mem::take(&mut pause) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if held.load(Ordering::Relaxed) > HELD_BYTES_MAX {
+            return Poll::Ready(Some(Err(Broken::Headers)));
+        }
+        loop {
+            let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(context)) else { return Poll::Ready(None) };
+            let Ok(frame) = frame else { return Poll::Ready(Some(Err(Broken::Off))) };
+            let Ok(data) = frame.into_data() else { continue };
+            total += data.len() as u64;
+            if total > limit {
+                return Poll::Ready(Some(Err(Broken::TooLarge)));
+            }
+            held.fetch_add(data.len(), Ordering::Relaxed);
+            pause = true;
+            return Poll::Ready(Some(Ok(data)));
+        }
+    })
+}
+
+/// Why a body's data end before their time.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+enum Broken {
+    #[error("the connection broke off")]
+    Off,
+    #[error("too large")]
+    TooLarge,
+    #[error("too much before a part begins")]
+    Headers,
+}
+
+fn unreadable(error: &multer::Error, limit: u64) -> Problem {
+    let broken = match error {
+        multer::Error::StreamReadFailed(error) => error.downcast_ref::<Broken>(),
+        _ => None,
+    };
+    match (broken, error) {
+        (Some(Broken::TooLarge), _) => Problem::payload_too_large(usize::try_from(limit).unwrap_or(usize::MAX)),
+        (Some(Broken::Headers), _) => Problem::malformed("A part's headers are too long, or its boundary never comes."),
+        (Some(Broken::Off), _) => Problem::malformed("The body broke off."),
+        (None, multer::Error::IncompleteStream | multer::Error::IncompleteFieldData { .. }) => {
+            Problem::malformed("The body ends before its last boundary.")
+        }
+        (None, error) => Problem::malformed(format!("The body is no multipart/form-data: {error}.")),
+    }
+}
+
+struct Part<'a, 'b> {
+    part: Field<'b>,
+    held: &'a AtomicUsize,
+    limit: u64,
+}
+
+impl Part<'_, '_> {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Problem> {
+        let chunk = tokio::time::timeout(SILENCE, self.part.chunk()).await.map_err(|_| late())?;
+        self.held.store(0, Ordering::Relaxed);
+        chunk.map_err(|error| unreadable(&error, self.limit))
+    }
+
+    async fn text(&mut self, name: &str) -> Result<String, Problem> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            if bytes.len() + chunk.len() > FIELD_BYTES_MAX {
+                return Err(Problem::field(shown(name), "too_long", format!("Has at most {FIELD_BYTES_MAX} bytes.")));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        String::from_utf8(bytes).map_err(|_| Problem::field(shown(name), "invalid_type", "Must be a text in UTF-8."))
+    }
+
+    async fn file(&mut self, app: &App) -> Result<Upload, Problem> {
+        let filename = self.part.file_name().and_then(kept_name);
+        let declared = self.part.content_type().map(ToString::to_string);
+        let declared = declared.filter(|declared| declared.len() <= MIME_TYPE_CHARS_MAX);
+        let mut file = app.files.temporary().await?;
+        let (mut head, mut hash) = (Vec::new(), Sha256::new());
+        while let Some(chunk) = self.chunk().await? {
+            if file.size() + chunk.len() as u64 > self.limit {
+                return Err(Problem::payload_too_large(usize::try_from(self.limit).unwrap_or(usize::MAX)));
+            }
+            head.extend_from_slice(&chunk[..chunk.len().min(HEAD_BYTES - head.len())]);
+            hash.update(&chunk);
+            file.write(&chunk).await?;
+        }
+        if file.size() == 0 {
+            return Err(Problem::field(FILE, "empty", "The file is empty."));
+        }
+        Ok(Upload { file, head, sha256: hash.finalize().into(), filename, declared })
+    }
+}
+
+/// The last part of a file's name, if that can be shown: where it lay is nobody's business.
+fn kept_name(name: &str) -> Option<String> {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let shown: String = last.chars().filter(|c| !c.is_control()).take(FILENAME_CHARS_MAX).collect();
+    (!matches!(shown.as_str(), "" | "." | "..")).then_some(shown)
+}
+
+/// A field's name, as far as it is repeated.
+fn shown(name: &str) -> String {
+    name.chars().take(64).collect()
+}
