@@ -61,8 +61,9 @@ impl Place {
 }
 
 fn work(mut waiting: mpsc::Receiver<Work>) {
-    // On Linux this is the calling thread's alone.
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+    // On Linux these are the calling thread's alone.
+    let already = rustix::process::getpriority_process(None).unwrap_or(0);
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS.max(already)) {
         tracing::warn!(%error, "the thread that hashes passwords keeps its priority");
     }
     while let Some(work) = waiting.blocking_recv() {

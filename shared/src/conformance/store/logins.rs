@@ -9,7 +9,7 @@ use super::World;
 use super::rig::{LONG, unique};
 use crate::ids::{FamilyId, UserId};
 use crate::ports::logins::{Attempt, Login, Reserved, Rotation};
-use crate::ports::store::Store;
+use crate::ports::store::{Retention, Store};
 use crate::session::BridgeKind;
 use crate::throttle::{FREE_FAILURES, FREE_NAMES, name_key};
 use crate::user::{NewUser, UserChange};
@@ -202,8 +202,7 @@ pub async fn failures_are_forgotten(world: &dyn World) {
     let (user, _) = new(&store).await;
     let lives = begin(&store, user).await;
     store.start_login(user, HASH, Duration::ZERO).await.expect("a login").expect("a family");
-    let retention =
-        crate::ports::store::Retention { events: LONG, idempotency_keys: LONG, api_logs: LONG, messages: None };
+    let retention = Retention { events: LONG, idempotency_keys: LONG, api_logs: LONG, messages: None };
     super::rig::eventually("what is forgotten is swept away", async || {
         store.retire(&retention).await.expect("a sweep");
         let families = world.numbers("SELECT count(*) FROM token_families").await;
