@@ -31,6 +31,7 @@ BEGIN
     FOR day IN today .. today + 2 LOOP
         EXECUTE format(
             'CREATE TABLE api_logs_%s PARTITION OF api_logs FOR VALUES FROM (%s) TO (%s)',
-            to_char(to_timestamp(day * 86400) AT TIME ZONE 'UTC', 'YYYYMMDD'), day * 86400000, (day + 1) * 86400000);
+            to_char(to_timestamp(day::bigint * 86400) AT TIME ZONE 'UTC', 'YYYYMMDD'), day::bigint * 86400000,
+            (day + 1)::bigint * 86400000);
     END LOOP;
 END $$;

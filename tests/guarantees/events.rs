@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use reqwest::Method;
 use sanasr_shared::message::Status;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::Connection;
 
 use crate::harness::proxy::Proxy;
 use crate::harness::services::{Kind, Service};
 use crate::harness::stream::{Event, Events};
+use crate::harness::system::{ADMIN, PASSWORD};
 use crate::harness::wait::seconds;
 use crate::harness::{Client, Mode, System, both_modes, eventually};
 
@@ -23,6 +24,7 @@ both_modes!(
     two_hundred_listeners_hear_all_and_stop_with_the_process,
     a_slow_reader_is_cut_off_and_resumes,
     a_stream_ends_with_its_key,
+    an_admin_hears_everybody_until_the_login_ends,
 );
 
 /// Numbers whose endings mean nothing to the simulator.
@@ -88,6 +90,7 @@ async fn a_cut_stream_resumes_without_a_gap(mode: Mode) {
     let proxy = Proxy::to(&system.apis[0].origin).await;
     let far = client.at(&proxy.url(&system.apis[0].origin));
     let mut stream = far.events(None).await;
+    let mut last = None;
     let ids = send_all(&client, COUNT, "one of many").await;
     let mut seen: Vec<Event> = Vec::new();
     // Cut in the middle, three times.
@@ -100,7 +103,8 @@ async fn a_cut_stream_resumes_without_a_gap(mode: Mode) {
         while let Some(event) = stream.next(seconds(10)).await {
             seen.push(event);
         }
-        stream = far.events(stream.last).await;
+        last = stream.last.or(last);
+        stream = far.events(last).await;
     }
     let mut told: BTreeMap<i64, (String, String)> = BTreeMap::new();
     let mut read: BTreeSet<String> = BTreeSet::new();
@@ -257,9 +261,31 @@ async fn a_stream_ends_with_its_key(mode: Mode) {
         while stream.next(seconds(10)).await.is_some() {}
     }
     assert!(start.elapsed() < Duration::from_millis(2_500), "ended after {:?}", start.elapsed());
+    eventually(seconds(3), "no new one begins", async || (client.get("/usage").await.status == 401).then_some(()))
+        .await;
     assert_eq!(client.get("/events").await.status, 401);
     other.connect("default").await;
     assert!(others.next(seconds(10)).await.is_some(), "the other user's goes on");
+}
+
+async fn an_admin_hears_everybody_until_the_login_ends(mode: Mode) {
+    let system = System::with(mode).apis(2).user("other", 1_000).start().await;
+    system.admin().await;
+    let tokens: Value = system.stranger(0).log_in(ADMIN, PASSWORD).await.expect(200).data();
+    let admin = system.stranger(0).with_token(tokens["access"].as_str().expect("a token"));
+    let mut all = admin.stream("/events?user_id=all", None).await;
+    let mut own = admin.events(None).await;
+    system.client_of("other", 0).connect("default").await;
+    let sent =
+        [send_all(&system.client(), 3, "one's").await, send_all(&system.client_of("other", 1), 3, "other's").await];
+    let heard = all.until("message.read", 6, seconds(30)).await;
+    let read = heard.iter().filter(|event| event.name == "message.read").map(|event| event.about().to_owned());
+    assert_eq!(read.collect::<BTreeSet<_>>(), sent.concat().into_iter().collect());
+    let start = Instant::now();
+    admin.post("/auth/logout", &json!({ "refresh": tokens["refresh"] })).await.expect(200);
+    while all.next(seconds(10)).await.is_some() {}
+    assert_eq!(own.next(seconds(10)).await, None, "the admin has done nothing");
+    assert!(start.elapsed() < Duration::from_millis(2_500), "ended after {:?}", start.elapsed());
 }
 
 /// Without signals, what another process did only comes a little later.

@@ -146,7 +146,16 @@ impl Client {
 
     /// A stream of events, after the event of that id or from now on.
     pub(crate) async fn events(&self, last: Option<i64>) -> Events {
-        let mut request = self.http.get(format!("{}/api/v1/events", self.base)).header("x-api-key", &self.key);
+        self.stream("/events", last).await
+    }
+
+    /// A stream of events below `/api/v1`.
+    pub(crate) async fn stream(&self, path: &str, last: Option<i64>) -> Events {
+        let mut request = self.http.get(format!("{}/api/v1{path}", self.base));
+        request = match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request.header("x-api-key", &self.key),
+        };
         if let Some(last) = last {
             request = request.header("last-event-id", last.to_string());
         }

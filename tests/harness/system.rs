@@ -70,7 +70,6 @@ pub(crate) struct Builder {
     apis: usize,
     workers: usize,
     users: Vec<(String, i64)>,
-    admins: Vec<(String, String)>,
     env: BTreeMap<String, String>,
     connect: bool,
 }
@@ -83,15 +82,7 @@ impl System {
 
     /// A system to be described further.
     pub(crate) fn with(mode: Mode) -> Builder {
-        Builder {
-            mode,
-            apis: 1,
-            workers: 1,
-            users: Vec::new(),
-            admins: Vec::new(),
-            env: BTreeMap::new(),
-            connect: true,
-        }
+        Builder { mode, apis: 1, workers: 1, users: Vec::new(), env: BTreeMap::new(), connect: true }
     }
 
     /// The tester at the first API.
@@ -225,12 +216,6 @@ impl Builder {
         self
     }
 
-    /// An admin with this password, by the command line.
-    pub(crate) fn admin(mut self, name: &str, password: &str) -> Self {
-        self.admins.push((name.to_owned(), password.to_owned()));
-        self
-    }
-
     /// A setting of every process. `AMQP_URL` and `REDIS_URL` take the place of the shared servers; `DATABASE_URL` names
     /// the server on which the system's own database is made.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
@@ -293,7 +278,7 @@ impl Builder {
             assert_eq!(done.code, Some(0), "migrate: {}", done.stderr);
         }
         // An embedded system without further users is started as a newcomer would, and prints its key.
-        let by_command = mode == Mode::Distributed || !self.users.is_empty() || !self.admins.is_empty();
+        let by_command = mode == Mode::Distributed || !self.users.is_empty();
         if by_command {
             system.create_user(TESTER, TESTER_LIMIT).await;
             // Once it runs, an embedded system's folder is locked; elsewhere the admin is made when it is asked for.
@@ -303,11 +288,6 @@ impl Builder {
         }
         for (name, limit) in &self.users {
             system.create_user(name, *limit).await;
-        }
-        for (name, password) in &self.admins {
-            let args = ["admin", "create", "--username", name, "--password-stdin", "--staff"];
-            let done = system.command("admin create", &args).stdin(&format!("{password}\n")).run(seconds(30)).await;
-            assert_eq!(done.code, Some(0), "admin create: {}", done.stderr);
         }
         let (apis, workers) = if mode == Mode::Embedded { (1, 0) } else { (self.apis, self.workers) };
         for _ in 0..workers {

@@ -1,7 +1,7 @@
 //! Who listens to events in this process, and handing out what happens.
 //!
-//! What must hold: nothing here waits for a listener. Each has a bounded buffer; one whose buffer is full is cut off, reads
-//! what it still has, and comes again with its last event's id.
+//! What must hold: a listener holds the others up for a moment at most. Each has a bounded buffer; one whose buffer stays full
+//! is cut off, reads what it still has, and comes again with its last event's id.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,6 +20,11 @@ use crate::auth::standing::standing;
 
 /// Events that wait for a listener to read them, at most.
 const BUFFER: usize = 256;
+/// Events that are given to a listener at once: it must have time to read them before the next.
+const SLICE: usize = 64;
+/// How long a listener without room for a slice is waited for: many events at once make nobody slow.
+const ROOM_WAITS: u32 = 20;
+const ROOM_WAIT: Duration = Duration::from_millis(5);
 /// Events that are read at once.
 const BATCH: u32 = 1_000;
 /// Each listener hears a sign of life this often, in seconds. They take turns.
@@ -142,8 +147,16 @@ impl Hub {
         let more = u32::try_from(new.len()).is_ok_and(|count| count >= BATCH);
         let heard = self.heard(late.into_iter().chain(new));
         let frames = render(&self.store, &heard).await?;
+        let mut waits = ROOM_WAITS;
+        for slice in frames.chunks(SLICE) {
+            while waits > 0 && !self.lock().has_room() {
+                waits -= 1;
+                tokio::time::sleep(ROOM_WAIT).await;
+            }
+            self.lock().hand_out(slice);
+            tokio::task::yield_now().await;
+        }
         let mut state = self.lock();
-        state.hand_out(&frames);
         state.position = (!state.members.is_empty()).then_some(position);
         Ok(more)
     }
@@ -209,6 +222,12 @@ impl State {
         if let Some(member) = self.members.get(&id) {
             self.hearing.entry(member.scope.user()).or_default().insert(id);
         }
+    }
+
+    /// Whether every listener has room for a slice.
+    fn has_room(&self) -> bool {
+        let mut hearing = self.hearing.values().flatten().filter_map(|id| self.members.get(id));
+        hearing.all(|member| member.frames.capacity() >= SLICE)
     }
 
     fn hand_out(&mut self, frames: &[(UserId, Frame)]) {

@@ -68,7 +68,7 @@ impl Reader {
             }
             if let Stage::Overlapping(until) = past.stage {
                 let frame = self.listener.next().await?;
-                let fresh = !past.sent.numbers.contains(&frame.n);
+                let fresh = frame == Frame::heartbeat() || !past.sent.numbers.contains(&frame.n);
                 if Instant::now() >= until {
                     self.past = None;
                 }
