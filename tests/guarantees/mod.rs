@@ -8,6 +8,7 @@ mod edge;
 mod events;
 mod first_run;
 mod idempotency;
+mod isolation;
 mod logins;
 mod operations;
 mod quota;
