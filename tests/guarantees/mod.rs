@@ -9,6 +9,7 @@ mod events;
 mod first_run;
 mod idempotency;
 mod logins;
+mod media;
 mod operations;
 mod quota;
 mod sending;
