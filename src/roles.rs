@@ -173,7 +173,6 @@ impl Ports {
         migrate: bool,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        let files = FileStore::open(media, &store.data_dir).map_err(anyhow::Error::msg)?;
         // The queue's names need the deployment's id, which the store knows: the hook finds the queue once it is there.
         let late: Arc<OnceLock<Arc<dyn Queue>>> = Arc::default();
         let hook: AcceptHook = {
@@ -210,6 +209,7 @@ impl Ports {
                 }
             }
         };
+        let files = FileStore::open(media, &store.data_dir).map_err(anyhow::Error::msg)?;
         let queue: Arc<dyn Queue> = match services.amqp_url.as_deref() {
             None => Arc::new(MemoryQueue::new()),
             Some(url) => RabbitQueue::start(url, opened.deployment(), services.queue_type)

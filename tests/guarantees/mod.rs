@@ -10,6 +10,7 @@ mod first_run;
 mod idempotency;
 mod isolation;
 mod logins;
+mod media;
 mod operations;
 mod quota;
 mod sending;

@@ -162,6 +162,11 @@ impl Client {
         Events::new(request.send().await.expect("a stream of events"))
     }
 
+    /// Its key.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
     /// A request below `/api/v1`, with whatever body and headers. An error if no answer came.
     pub(crate) async fn raw(
         &self,

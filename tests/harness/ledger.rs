@@ -13,7 +13,18 @@ pub(crate) struct Arrival {
     pub(crate) session_id: String,
     pub(crate) to: String,
     pub(crate) text: Option<String>,
+    #[serde(default)]
+    pub(crate) media: Option<SeenFile>,
     pub(crate) at: Time,
+}
+
+/// A file that came with a message.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct SeenFile {
+    pub(crate) mime_type: String,
+    pub(crate) filename: Option<String>,
+    pub(crate) size: u64,
+    pub(crate) sha256: String,
 }
 
 /// The file that the simulator appends to.

@@ -4,8 +4,10 @@
 //! processes wrote is shown if it fails.
 
 pub(crate) mod client;
+pub(crate) mod files;
 pub(crate) mod folder;
 pub(crate) mod ledger;
+pub(crate) mod moto;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod services;

@@ -176,6 +176,13 @@ impl Process {
         self.ended
     }
 
+    /// The most memory that it has had so far, in KiB.
+    pub(crate) fn memory_peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process's status");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
+        peak.expect("its peak")
+    }
+
     /// Waits for its end.
     pub(crate) async fn exited(&mut self, limit: Duration) -> ExitStatus {
         let what = format!("{} ends", self.name);

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sanasr_shared::ids::SessionId;
-use sanasr_shared::ports::store::{Result, Retention, SWEEP_CHUNK, StoreError};
+use sanasr_shared::ports::store::{Result, Retention, StoreError};
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 
 use crate::life::Life;
@@ -13,7 +14,6 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long the post is held without being confirmed.
 const TERM: Duration = Duration::from_secs(4);
 const COUNT_EVERY: Duration = Duration::from_secs(2);
-const FILES_EVERY: Duration = Duration::from_secs(10);
 const RETIRE_EVERY: Duration = Duration::from_secs(60);
 /// A queue is deleted once more so much later: somebody may have declared it meanwhile.
 const DELETE_AGAIN: Duration = Duration::from_secs(60);
@@ -51,7 +51,6 @@ struct House<'a> {
     more: bool,
     failing: bool,
     counted: Option<Instant>,
-    files_swept: Option<Instant>,
     retired: Option<Instant>,
     /// Queues to be deleted once more, and when.
     queues: VecDeque<(Instant, SessionId)>,
@@ -59,20 +58,12 @@ struct House<'a> {
 
 impl<'a> House<'a> {
     const fn new(life: &'a Life) -> Self {
-        Self {
-            life,
-            leads: false,
-            more: false,
-            failing: false,
-            counted: None,
-            files_swept: None,
-            retired: None,
-            queues: VecDeque::new(),
-        }
+        Self { life, leads: false, more: false, failing: false, counted: None, retired: None, queues: VecDeque::new() }
     }
 
     async fn turn(&mut self) -> Result<()> {
         let leads = self.life.store.lead(self.life.id, TERM).await?;
+        self.life.keeps_house.store(leads, Ordering::Relaxed);
         if leads != std::mem::replace(&mut self.leads, leads) {
             if leads {
                 tracing::info!(worker = %self.life.id, "keeps house");
@@ -92,9 +83,6 @@ impl<'a> House<'a> {
             self.counted = Some(now);
             self.count().await?;
             self.drain().await?;
-        }
-        if is_time(self.files_swept, FILES_EVERY, now) {
-            self.sweep_files(now).await?;
         }
         if is_time(self.retired, RETIRE_EVERY, now) {
             self.retire(now).await?;
@@ -161,26 +149,6 @@ impl<'a> House<'a> {
         Ok(())
     }
 
-    /// Removes files whose time is over: the bytes first, then the row. Interrupted anywhere, it is taken up again.
-    async fn sweep_files(&mut self, now: Instant) -> Result<()> {
-        let gone = self.life.store.gone_files().await?;
-        let mut removed = Vec::with_capacity(gone.len());
-        for id in &gone {
-            match self.life.files.remove(*id).await {
-                Ok(()) => removed.push(*id),
-                Err(error) => tracing::warn!(%error, file = %id, "a file can't be removed now"),
-            }
-        }
-        if !removed.is_empty() {
-            self.life.store.forget_files(&removed).await?;
-            tracing::info!(files = removed.len(), "removed files whose time is over");
-        }
-        // A full chunk may have been only a part; if some couldn't be removed, there is no hurry.
-        let more = is_chunk(gone.len()) && removed.len() == gone.len();
-        self.files_swept = (!more).then_some(now);
-        Ok(())
-    }
-
     /// Goes on in the next turn until there is nothing more, and then rests.
     async fn retire(&mut self, now: Instant) -> Result<()> {
         let settings = &self.life.settings;
@@ -198,10 +166,6 @@ impl<'a> House<'a> {
         }
         Ok(())
     }
-}
-
-fn is_chunk(rows: usize) -> bool {
-    i64::try_from(rows).is_ok_and(|rows| rows >= SWEEP_CHUNK)
 }
 
 fn is_time(last: Option<Instant>, every: Duration, now: Instant) -> bool {

@@ -4,6 +4,7 @@
 //! run ── a life (one WorkerId) ─┬─ ownership   keeps the lease, takes sessions and gives them back
 //!                               │    └─ session::actor, one for each session: link, doorbell, pull, sends, receipts
 //!                               ├─ burial      declares workers dead whose lease is over
+//!                               ├─ files       removes files whose time is over; with the housekeeper
 //!                               └─ housekeeper promotes, expires, counts, drains, removes; one worker at a time
 //! ```
 //!
@@ -29,6 +30,7 @@ use crate::ownership::End;
 
 mod burial;
 mod changes;
+mod files;
 mod housekeeper;
 mod lease;
 mod life;
@@ -85,6 +87,7 @@ pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
         let mut helpers = JoinSet::new();
         helpers.spawn(changes::tell(Arc::clone(&life)));
         helpers.spawn(life::supervised("housekeeper", Arc::clone(&life), housekeeper::keep));
+        helpers.spawn(life::supervised("sweeping files", Arc::clone(&life), files::sweep));
         if !parts.alone {
             helpers.spawn(life::supervised("burial", Arc::clone(&life), burial::bury));
         }

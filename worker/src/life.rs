@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(crate) struct Life {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) signals: Arc<dyn Signals>,
     pub(crate) files: FileStore,
+    /// This worker is the housekeeper.
+    pub(crate) keeps_house: AtomicBool,
     pub(crate) bringer: Bringer,
     pub(crate) bridges: HashMap<BridgeKind, Arc<dyn Bridge>>,
     pub(crate) settings: WorkerSettings,
@@ -63,6 +65,7 @@ impl Life {
             queue: Arc::clone(&parts.queue),
             signals: Arc::clone(&parts.signals),
             files: parts.files.clone(),
+            keeps_house: AtomicBool::new(false),
             bringer: Bringer::new(parts.files.clone(), &parts.media),
             bridges: parts.bridges.iter().map(|bridge| (bridge.kind(), Arc::clone(bridge))).collect(),
             settings: parts.settings.clone(),

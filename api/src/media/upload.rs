@@ -5,15 +5,36 @@ use axum::http::StatusCode;
 use sanasr_shared::ids::MediaId;
 use sanasr_shared::media::identify;
 use sanasr_shared::ports::files::{FILE_KEPT, NewFile, StoredFile};
+use utoipa::ToSchema;
 
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::auth::Caller;
 use crate::fields::{FieldErrors, Fields};
 use crate::multipart::{Multipart, Upload};
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::OfUser;
 use crate::state::App;
 
+/// A file to be kept, as a form.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the reference's form of what is read by hand")]
+struct UploadForm {
+    /// The file. Of its name only the last part is kept.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
+/// Upload a file
+///
+/// Messages name it by its id, as `media.id`, as often as you like. It is kept for a day, and for a day after the end of each
+/// message that names it. What it is, is told by its content.
+#[utoipa::path(
+    post, path = "/api/v1/media", tag = "Media", operation_id = "upload_file",
+    params(OfUser),
+    request_body(content = UploadForm, content_type = "multipart/form-data"),
+    responses((status = 201, description = "The file is kept.", body = Success<StoredFile>)),
+)]
 pub(crate) async fn upload(
     State(app): State<App>,
     caller: Caller,

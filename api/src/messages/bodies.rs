@@ -158,6 +158,36 @@ pub(crate) struct SendMedia {
     reference: Option<String>,
 }
 
+/// A file to be sent, as a form.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the reference's form of what is read by hand")]
+pub(crate) struct SendUpload {
+    /// To whom: a phone number with its country code, or a group id. `to` means the same.
+    #[schema(min_length = 1, max_length = 64, examples("+15551234567"))]
+    recipient: String,
+    /// The file. Of its name only the last part is kept.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+    /// What the file is to be shown as.
+    media_type: MediaType,
+    /// The words under an image, a video or a document.
+    #[schema(min_length = 1, max_length = 1024, examples("Your receipt"))]
+    caption: Option<String>,
+    /// The name of the session that sends it; `default` if absent.
+    #[schema(min_length = 1, max_length = 64, examples("default"))]
+    session: Option<String>,
+    /// The id of the message that it answers.
+    #[schema(format = "uuid")]
+    reply_to: Option<String>,
+    /// When to send it, if not at once: up to 30 days ahead.
+    send_at: Option<Time>,
+    /// When it is worthless, and no longer sent: 24 hours after it falls due if absent, at most 30 days after.
+    expires_at: Option<Time>,
+    /// Your own mark.
+    #[schema(min_length = 1, max_length = 255, examples("order-1042"))]
+    reference: Option<String>,
+}
+
 /// The types of messages that carry a file.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]

@@ -246,6 +246,12 @@ const FIELDS: &[Row] = &[
         "Send a whole vCard, or `name` and `phone`.",
     ),
     (
+        "media_type_mismatch",
+        "The file isn't what it is said to be.",
+        "Its first bytes are of another type than the message's type, or its declared media type, says: `detail` names both.",
+        "Send the file's real type, or choose another message type: `document` takes every file.",
+    ),
+    (
         "not_allowed",
         "The field doesn't belong here.",
         "Such as `caption` with a text, or `voice` with an image.",
@@ -259,6 +265,12 @@ const FIELDS: &[Row] = &[
     ),
     ("required", "The field is needed.", "It is absent or null.", "Give it."),
     (
+        "too_large",
+        "The file is too large.",
+        "`media.base64` holds more than `SANASR_MEDIA_LIMIT` bytes.",
+        "Send a smaller file.",
+    ),
+    (
         "too_late",
         "The time is too far ahead.",
         "`send_at` is at most 30 days ahead, `expires_at` at most 30 days after the message falls due.",
@@ -267,16 +279,16 @@ const FIELDS: &[Row] = &[
     ("too_long", "The text is too long.", "`detail` names the most characters that it may have.", "Shorten it."),
     ("too_many", "The list is too long.", "A batch has at most 1,000 messages.", "Split it."),
     (
-        "unknown",
-        "There is no such file.",
-        "`media.id` names no uploaded file.",
-        "Upload it first, or send it by `url`.",
-    ),
-    (
         "unknown_field",
         "There is no such field here.",
         "A misspelt name, or a field of another endpoint. Unknown fields are refused so that none is quietly lost.",
         "Remove it or mend its name.",
+    ),
+    (
+        "unknown_media",
+        "There is no such file.",
+        "`media.id` names no uploaded file of yours, or one that is gone: files that no message names are kept for a day.",
+        "Upload it by `POST /api/v1/media`, or send it by `url`.",
     ),
     (
         "unknown_message",
@@ -309,9 +321,47 @@ const MESSAGES: &[Row] = &[
     ),
     (
         "ledger_failed",
-        "The simulator's ledger can't be written.",
-        "Only with the simulator: its file's disk is full, or its folder gone.",
+        "The message's file can't be read, or the simulator's ledger can't be written.",
+        "Only with the simulator: the disk is full, or a folder gone.",
         "Mend `SANASR_SIMULATOR_LEDGER`; the message is tried again.",
+    ),
+    (
+        "media_forbidden_address",
+        "The file's address isn't one that files are fetched from.",
+        "Its host, or one that it redirects to, has an address that isn't public; or it isn't http or https, or holds a \
+         password.",
+        "Put the file where everybody can reach it, or upload it by `POST /api/v1/media`. An operator can allow a host by \
+         `SANASR_MEDIA_ALLOW_HOSTS`.",
+    ),
+    (
+        "media_gone",
+        "There is no such file any more.",
+        "Its address answers 404 or 410, or the uploaded file was removed.",
+        "Upload the file again and send a new message.",
+    ),
+    (
+        "media_rejected",
+        "The file's address doesn't give the file.",
+        "It answers with an error other than 404, with nothing, compressed though asked not to, or redirects too often.",
+        "Check that the address gives the file without a login, or upload it by `POST /api/v1/media`.",
+    ),
+    (
+        "media_too_large",
+        "The file is too large.",
+        "It has more than `SANASR_MEDIA_LIMIT` bytes.",
+        "Send a smaller file.",
+    ),
+    (
+        "media_type_mismatch",
+        "The file isn't what the message's type says.",
+        "Its first bytes are of another type: `detail` says of which.",
+        "Choose another type: `document` takes every file.",
+    ),
+    (
+        "media_unreachable",
+        "The file can't be had just now.",
+        "Its address doesn't answer, or with a 5xx, or too slowly; or our own place for files is away. Nothing was sent.",
+        "Nothing: it is tried again until the message expires.",
     ),
     (
         "no_acknowledgement",
@@ -360,7 +410,17 @@ pub(crate) fn example(explained: &Explained) -> Value {
             problem
         }
         Place::Message => {
-            let retryable = !matches!(explained.code, "internal" | "not_on_whatsapp" | "unknown_outcome");
+            let retryable = !matches!(
+                explained.code,
+                "internal"
+                    | "media_forbidden_address"
+                    | "media_gone"
+                    | "media_rejected"
+                    | "media_too_large"
+                    | "media_type_mismatch"
+                    | "not_on_whatsapp"
+                    | "unknown_outcome"
+            );
             json!({"code": explained.code, "detail": explained.meaning, "retryable": retryable})
         }
     }

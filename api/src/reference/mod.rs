@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 
-use crate::{health, messages, sessions, usage};
+use crate::{health, media, messages, sessions, usage};
 
 /// How long a client may keep the document and the pages, in seconds: a new version may be deployed at any time.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("max-age=300");
@@ -70,6 +70,7 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
     for part in [
         sessions::Reference::openapi(),
         messages::Reference::openapi(),
+        media::Reference::openapi(),
         usage::Reference::openapi(),
         health::Reference::openapi(),
     ] {

@@ -33,7 +33,6 @@ pub struct NewFile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema, sqlx::FromRow)]
 pub struct StoredFile {
     /// What a message names it by: `media.id`.
-    #[schema(value_type = String, format = "uuid")]
     pub id: MediaId,
     /// What it is, by its content.
     #[schema(examples("image/png"))]
@@ -44,12 +43,10 @@ pub struct StoredFile {
     /// The last part of the name that it came with.
     pub filename: Option<String>,
     /// When it was uploaded.
-    #[schema(value_type = String, format = DateTime)]
     pub created_at: Time,
     /// When it is removed, unless a message refers to it: a day after its upload, or after the end of the last message that
     /// refers to it.
     #[sqlx(rename = "keep_until")]
-    #[schema(value_type = String, format = DateTime)]
     pub expires_at: Time,
 }
 
