@@ -291,6 +291,38 @@ const FIELDS: &[Row] = &[
         "Make it by `POST /api/v1/sessions`, or leave the field out for `default`.",
     ),
     ("unknown_value", "The word isn't one of the known ones.", "`detail` lists them.", "Choose one of them."),
+    (
+        "invalid_email",
+        "The text is no mail address.",
+        "It needs something before and after an `@`, and no spaces.",
+        "Write it as `name@example.org`, or leave it empty.",
+    ),
+    (
+        "invalid_username",
+        "A user can't have this name.",
+        "A username has 1 to 150 characters, without spaces and control characters.",
+        "Choose another name.",
+    ),
+    (
+        "too_common",
+        "The password is one of those that everybody tries first.",
+        "It stands in lists of passwords that were found again and again.",
+        "Choose another: several random words make a good one.",
+    ),
+    (
+        "too_predictable",
+        "The password is easily guessed.",
+        "It is made of the username or the service's name, or repeats itself.",
+        "Choose another: several random words make a good one.",
+    ),
+    ("too_short", "The password is too short.", "A password has at least 8 characters.", "Choose a longer one."),
+    ("unknown_user", "There is no such user.", "`user_id` names nobody.", "See `GET /api/v1/users`."),
+    (
+        "wrong_password",
+        "This isn't the password.",
+        "`current` isn't the password as it is, when changing one's own.",
+        "Give the right one. Who has forgotten it asks an admin for a new one.",
+    ),
 ];
 
 /// Why a message can fail.
