@@ -175,12 +175,11 @@ type Read = fn(Map<String, Value>) -> Vec<FieldError>;
 
 /// The readers of the bodies, by their schemas' names.
 fn readers() -> BTreeMap<&'static str, Read> {
-    use crate::fields::FieldErrors;
     use crate::messages::batch;
     use crate::messages::cancel_all;
     use crate::messages::draft::{Draft, Form};
     use crate::sessions::{change, create, pair_code};
-    use crate::users::body::{UserBody, good_password};
+    use crate::users::body::{NewUserRequest, UserChangeRequest};
     use crate::{api_keys, logins};
     use sanasr_shared::password::Password;
     use sanasr_shared::time::Time;
@@ -202,13 +201,9 @@ fn readers() -> BTreeMap<&'static str, Read> {
                 .collect(),
         }
     }
-    fn user(map: Map<String, Value>, required: &[&str]) -> Vec<FieldError> {
-        let mut errors = FieldErrors::default();
-        let body = UserBody::read(map, required, &mut errors);
-        if let Some(password) = body.password {
-            good_password(&password, "somebody", &mut errors);
-        }
-        errors.into_vec()
+    fn user_change(map: Map<String, Value>) -> Vec<FieldError> {
+        let (change, found) = UserChangeRequest::read(map);
+        errors(change.of("somebody", found))
     }
     fn password(map: Map<String, Value>) -> Vec<FieldError> {
         let new = map.get("new").and_then(Value::as_str).map(str::to_owned);
@@ -222,8 +217,8 @@ fn readers() -> BTreeMap<&'static str, Read> {
         ("LoginRequest", (|map| errors(logins::login::LoginRequest::read(map))) as Read),
         ("RefreshRequest", |map| errors(logins::RefreshRequest::read(map))),
         ("PasswordChange", password),
-        ("NewUserRequest", |map| user(map, &["username", "password"])),
-        ("UserChangeRequest", |map| user(map, &[])),
+        ("NewUserRequest", |map| errors(NewUserRequest::read(map))),
+        ("UserChangeRequest", user_change),
         ("NewKeyRequest", |map| errors(api_keys::create::NewKeyRequest::read(map))),
         ("PairCodeRequest", |map| errors(pair_code::PairCodeRequest::read(map))),
         ("CancelAll", |map| errors(cancel_all::read(map))),
