@@ -5,15 +5,36 @@ use axum::http::StatusCode;
 use sanasr_shared::ids::MediaId;
 use sanasr_shared::media::identify;
 use sanasr_shared::ports::files::{FILE_KEPT, NewFile, StoredFile};
+use utoipa::ToSchema;
 
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::auth::Caller;
 use crate::fields::{FieldErrors, Fields};
 use crate::multipart::{Multipart, Upload};
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::OfUser;
 use crate::state::App;
 
+/// A file to be kept.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the reference's form of what is read as a stream")]
+pub(crate) struct MediaUpload {
+    /// The file; of its name the last part is kept.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
+/// Upload a file
+///
+/// For messages to come, which name it in `media.id`. Up to 16 MiB unless set otherwise. It is removed a day after its upload, or
+/// after the end of the last message that refers to it. What it is, is told by its content.
+#[utoipa::path(
+    post, path = "/api/v1/media", tag = "Media", operation_id = "upload_media",
+    params(OfUser),
+    request_body(content = MediaUpload, content_type = "multipart/form-data", example = json!({"file": "@receipt.pdf"})),
+    responses((status = 201, description = "Kept.", body = Success<StoredFile>)),
+)]
 pub(crate) async fn upload(
     State(app): State<App>,
     caller: Caller,

@@ -4,7 +4,7 @@ use axum::extract::{FromRequest, Request, State};
 use sanasr_shared::message::Message;
 
 use super::accept::{Sent, Submission, send_one};
-use super::bodies::SendMedia;
+use super::bodies::{SendMedia, SendMediaUpload};
 use super::draft::Form;
 use crate::answer::Success;
 use crate::auth::Caller;
@@ -18,14 +18,19 @@ use crate::state::App;
 
 /// Send a file
 ///
-/// The simplest form of `POST /messages` with a file.
+/// The simplest form of `POST /messages` with a file: by its address, or, as multipart, the file itself.
 #[utoipa::path(
     post, path = "/api/v1/messages/send-media", tag = "Messages", operation_id = "send_media",
     params(OfUser, Idempotency),
-    request_body(content = SendMedia, example = json!({
-        "recipient": "+15551234567", "media_url": "https://example.org/receipt.pdf", "media_type": "document",
-        "caption": "Your receipt"
-    })),
+    request_body(content(
+        (SendMedia = "application/json", example = json!({
+            "recipient": "+15551234567", "media_url": "https://example.org/receipt.pdf", "media_type": "document",
+            "caption": "Your receipt"
+        })),
+        (SendMediaUpload = "multipart/form-data", example = json!({
+            "recipient": "+15551234567", "media_type": "document", "caption": "Your receipt", "file": "@receipt.pdf"
+        })),
+    )),
     responses((status = 202, description = "Accepted.", body = Success<Message>)),
 )]
 pub(crate) async fn send_media(

@@ -267,10 +267,16 @@ const FIELDS: &[Row] = &[
     ("too_long", "The text is too long.", "`detail` names the most characters that it may have.", "Shorten it."),
     ("too_many", "The list is too long.", "A batch has at most 1,000 messages.", "Split it."),
     (
-        "unknown",
+        "media_type_mismatch",
+        "The file isn't what it is said to be.",
+        "An upload, or a file in base64, whose content is of another kind than its message's type or its `mime_type`.",
+        "Send it as what it is: `document` takes every file.",
+    ),
+    (
+        "unknown_media",
         "There is no such file.",
-        "`media.id` names no uploaded file.",
-        "Upload it first, or send it by `url`.",
+        "`media.id` names no uploaded file of yours, or one that has been removed since: a day after its upload.",
+        "Upload it again by `POST /api/v1/media`.",
     ),
     (
         "unknown_field",
@@ -346,6 +352,44 @@ const MESSAGES: &[Row] = &[
         "Mend `SANASR_SIMULATOR_LEDGER`; the message is tried again.",
     ),
     (
+        "media_forbidden_address",
+        "The file's address leads to where files aren't fetched from.",
+        "The address, or one that it redirects to, is a private, loopback, link-local or metadata address, or no address of the \
+         web.",
+        "Put the file where everybody can fetch it, upload it, or have the operator allow the host \
+         (`SANASR_MEDIA_ALLOW_HOSTS`).",
+    ),
+    (
+        "media_gone",
+        "The file isn't there any more.",
+        "Its address answers 404 or 410, or it was uploaded here and isn't kept any more.",
+        "Send it again as a new message, with a file that is there.",
+    ),
+    (
+        "media_rejected",
+        "The file can't be fetched.",
+        "Its address answers with an error, with nothing, in a coding that isn't understood, or redirects too often.",
+        "Check what the address answers; `detail` says what came.",
+    ),
+    (
+        "media_too_large",
+        "The file is too large.",
+        "It has more than 16 MiB, unless the operator has set another limit.",
+        "Send a smaller one.",
+    ),
+    (
+        "media_type_mismatch",
+        "The file isn't what its message says.",
+        "What came from its address is of another kind than the message's type.",
+        "Send it as what it is: `document` takes every file.",
+    ),
+    (
+        "media_unreachable",
+        "The file can't be reached just now.",
+        "Its server doesn't answer in time, or asks to come later. It is tried again until the message expires.",
+        "Nothing, unless it stays so: then check the address.",
+    ),
+    (
         "no_acknowledgement",
         "WhatsApp hasn't acknowledged the message in time.",
         "It may have been sent: it is in doubt.",
@@ -392,7 +436,17 @@ pub(crate) fn example(explained: &Explained) -> Value {
             problem
         }
         Place::Message => {
-            let retryable = !matches!(explained.code, "internal" | "not_on_whatsapp" | "unknown_outcome");
+            let retryable = !matches!(
+                explained.code,
+                "internal"
+                    | "not_on_whatsapp"
+                    | "unknown_outcome"
+                    | "media_forbidden_address"
+                    | "media_gone"
+                    | "media_rejected"
+                    | "media_too_large"
+                    | "media_type_mismatch"
+            );
             json!({"code": explained.code, "detail": explained.meaning, "retryable": retryable})
         }
     }

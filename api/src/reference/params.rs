@@ -59,6 +59,16 @@ pub(crate) struct MessageId {
     id: String,
 }
 
+/// A file, by the path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "the reference's form of what the extractors read")]
+pub(crate) struct MediaId {
+    /// The file's id.
+    #[param(format = "uuid", example = "019ac3f2-6b1e-7c39-a6b0-3f5d1c2e4a77")]
+    id: String,
+}
+
 /// A user, by the path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]

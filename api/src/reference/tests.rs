@@ -320,6 +320,7 @@ fn bodies_are_as_their_readers_have_them() {
     for (path, method, operation) in documented(&document) {
         for (kind, content) in operation["requestBody"]["content"].as_object().into_iter().flatten() {
             if kind != "application/json" {
+                assert_eq!(kind, "multipart/form-data");
                 continue;
             }
             let at = format!("{method} {path}");
@@ -414,6 +415,20 @@ fn check_body(name: &str, schema: &Value, examples: &[&Value], read: Read, docum
     }
 }
 
+#[test]
+fn an_upload_has_the_fields_of_its_json_and_a_file() {
+    let document = json_document();
+    let properties = |name: &str| {
+        let schema = &document["components"]["schemas"][name];
+        assert_eq!(schema["additionalProperties"], false);
+        schema["properties"].as_object().expect("fields").keys().cloned().collect::<BTreeSet<_>>()
+    };
+    let mut upload = properties("SendMediaUpload");
+    assert!(upload.remove("file"));
+    assert_eq!(upload, properties("SendMedia"));
+    assert_eq!(properties("MediaUpload"), BTreeSet::from(["file".to_owned()]));
+}
+
 // ---- codes ----
 
 /// The second argument of every such call in the sources, if it is a code.
@@ -449,7 +464,7 @@ fn every_code_in_use_is_explained() {
     assert!(missing.is_empty(), "fields' codes without an explanation: {missing:?}");
 
     let mut messages = codes_in("shared/src", &["MessageError::new("], 0);
-    messages.extend(codes_in("worker/src", &["MessageError::new("], 0));
+    messages.extend(codes_in("worker/src", &["MessageError::new(", "Missing::forever(", "Missing::now("], 0));
     assert!(messages.len() > 3, "the codes are found: {messages:?}");
     let missing: Vec<_> = messages.difference(&explained(Place::Message)).cloned().collect();
     assert!(missing.is_empty(), "messages' codes without an explanation: {missing:?}");
