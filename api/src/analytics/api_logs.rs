@@ -5,14 +5,15 @@ use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::journal::{ApiLog, ApiLogFilter};
 use sanasr_shared::time::Time;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use crate::answer::Listed;
+use crate::answer::{Listed, Page};
 use crate::auth::Staff;
 use crate::cursor::{self, List};
 use crate::fields::TextRule;
 use crate::problem::Problem;
 use crate::query::{Query, time};
+use crate::reference::params::{ByUser, Paging, Span};
 use crate::state::App;
 
 /// A request to this API. It is logged within a second or two after its answer.
@@ -59,6 +60,30 @@ impl From<ApiLog> for ApiLogLine {
     }
 }
 
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the reference's form of what is read by hand")]
+struct Filter {
+    /// Only with this method.
+    #[param(pattern = "^[A-Za-z]{1,20}$", example = "POST")]
+    method: Option<String>,
+    /// Only with this answer.
+    #[param(minimum = 100, maximum = 599, example = 202)]
+    status_code: Option<u16>,
+    /// Only to this endpoint, as the lines name it.
+    #[param(min_length = 1, max_length = 200, example = "/api/v1/messages/{id}")]
+    endpoint: Option<String>,
+}
+
+/// List requests
+///
+/// The requests to this API with their answers and timing, newest first; each appears a second or two after its answer, and is
+/// kept for 30 days unless set otherwise.
+#[utoipa::path(
+    get, path = "/api/v1/analytics/api-logs", tag = "Analytics", operation_id = "list_api_logs",
+    security(("bearer" = [])), params(ByUser, Filter, Span, Paging),
+    responses((status = 200, description = "A page of requests.", body = Page<ApiLogLine>)),
+)]
 pub(super) async fn api_logs(
     State(app): State<App>,
     _: Staff,

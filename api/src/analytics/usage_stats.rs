@@ -5,14 +5,36 @@ use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::journal::UsageFilter;
 use sanasr_shared::time::Day;
 use sanasr_shared::usage::UsageStats;
+use utoipa::IntoParams;
 
-use crate::answer::Listed;
+use crate::answer::{Listed, Page};
 use crate::auth::Staff;
 use crate::cursor::{self, List};
 use crate::problem::Problem;
 use crate::query::{Query, time};
+use crate::reference::params::{ByUser, Paging};
 use crate::state::App;
 
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the reference's form of what is read by hand")]
+struct Days {
+    /// From this day on: a date, or a time whose UTC day is taken.
+    #[param(min_length = 10, example = "2026-11-01")]
+    from: Option<String>,
+    /// Before this day.
+    #[param(min_length = 10, example = "2026-12-01")]
+    until: Option<String>,
+}
+
+/// List usage by user and day
+///
+/// The newest day first. The day is UTC; a message belongs to the day on which it was accepted, whatever becomes of it when.
+#[utoipa::path(
+    get, path = "/api/v1/analytics/usage-stats", tag = "Analytics", operation_id = "list_usage_stats",
+    security(("bearer" = [])), params(ByUser, Days, Paging),
+    responses((status = 200, description = "A page of users' days.", body = Page<UsageStats>)),
+)]
 pub(super) async fn usage_stats(
     State(app): State<App>,
     _: Staff,

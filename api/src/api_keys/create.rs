@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::auth::Staff;
 use crate::body::JsonBody;
 use crate::fields::{FieldErrors, Fields, Given, TextRule};
@@ -42,6 +42,15 @@ pub(crate) struct NewKey {
     key: String,
 }
 
+/// Make an API key
+///
+/// The answer is the only one that has the key itself: what is kept is a hash.
+#[utoipa::path(
+    post, path = "/api/v1/api-keys", tag = "API keys", operation_id = "create_api_key",
+    security(("bearer" = [])),
+    request_body(content = NewKeyRequest, example = json!({"user_id": 1, "name": "shop, production"})),
+    responses((status = 201, description = "Made.", body = Success<NewKey>)),
+)]
 pub(crate) async fn create(
     State(app): State<App>,
     _: Staff,
@@ -60,7 +69,7 @@ pub(crate) async fn create(
 }
 
 impl NewKeyRequest {
-    fn read(map: Map<String, Value>) -> Result<Self, Problem> {
+    pub(crate) fn read(map: Map<String, Value>) -> Result<Self, Problem> {
         let mut errors = FieldErrors::default();
         let mut fields = Fields::new(map, "", &mut errors);
         fields.require("user_id");

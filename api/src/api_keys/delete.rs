@@ -7,8 +7,17 @@ use super::{KeyPath, absent};
 use crate::body::EmptyBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::KeyId;
 use crate::state::App;
 
+/// Revoke an API key
+///
+/// It stops working within a second, and stays listed. Revoking it again is fine.
+#[utoipa::path(
+    delete, path = "/api/v1/api-keys/{id}", tag = "API keys", operation_id = "revoke_api_key",
+    security(("bearer" = [])), params(KeyId),
+    responses((status = 204, description = "Revoked.")),
+)]
 pub(crate) async fn delete(
     State(app): State<App>,
     KeyPath(id): KeyPath,

@@ -4,13 +4,22 @@ use axum::extract::State;
 use sanasr_shared::ids::{ApiKeyId, UserId};
 use sanasr_shared::user::ApiKey;
 
-use crate::answer::Listed;
+use crate::answer::{Listed, Page};
 use crate::auth::Staff;
 use crate::cursor::{self, List};
 use crate::problem::Problem;
 use crate::query::{Query, USER_ID};
+use crate::reference::params::{ByUser, Paging};
 use crate::state::App;
 
+/// List API keys
+///
+/// Newest first, revoked ones too.
+#[utoipa::path(
+    get, path = "/api/v1/api-keys", tag = "API keys", operation_id = "list_api_keys",
+    security(("bearer" = [])), params(ByUser, Paging),
+    responses((status = 200, description = "A page of keys.", body = Page<ApiKey>)),
+)]
 pub(crate) async fn list(State(app): State<App>, _: Staff, mut query: Query) -> Result<Listed<ApiKey>, Problem> {
     let user = query.parsed(USER_ID, |text| {
         text.parse().ok().filter(|id| *id > 0).map(UserId).ok_or_else(|| "Must be a user's id.".to_owned())

@@ -1,6 +1,6 @@
 //! API keys, as admins handle them.
 
-mod create;
+pub(crate) mod create;
 mod delete;
 mod get;
 mod list;
@@ -10,10 +10,16 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::get;
 use sanasr_shared::ids::ApiKeyId;
+use utoipa::OpenApi;
 
 use crate::auth::Staff;
 use crate::problem::Problem;
 use crate::state::App;
+
+/// The endpoints in the reference, in its order.
+#[derive(OpenApi)]
+#[openapi(paths(list::list, create::create, get::get, delete::delete))]
+pub(crate) struct Reference;
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()

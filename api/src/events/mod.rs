@@ -18,6 +18,7 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use utoipa::{IntoParams, OpenApi};
 
 pub(crate) use self::hub::Hub;
 use self::hub::Listener;
@@ -25,6 +26,7 @@ use self::reader::Reader;
 use crate::auth::Caller;
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::OfUser;
 use crate::serve::Hangup;
 use crate::state::App;
 
@@ -34,10 +36,38 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// What a stream begins with: how soon to come again, in milliseconds.
 const FIRST: Bytes = Bytes::from_static(b"retry: 1000\n\n");
 
+/// The endpoint in the reference.
+#[derive(OpenApi)]
+#[openapi(paths(events))]
+pub(crate) struct Reference;
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "the reference's form of what is read by hand")]
+struct Resume {
+    /// The id of the last event that you have seen: the stream goes on after it, without a gap, for 24 hours. The last few
+    /// may come again, with the same id.
+    #[param(rename = "Last-Event-ID", pattern = "^[0-9]{1,18}$", example = "1042")]
+    last_event_id: Option<String>,
+}
+
 pub(crate) fn routes() -> Router<App> {
     Router::new().route("/api/v1/events", get(events))
 }
 
+/// Stream what happens
+///
+/// Server-sent events: `event: message.<status>` or `session.<status>`, and in `data` the object as it is when sent. A message's
+/// events begin with its first change after acceptance. Between events come comments, so that a dead connection is noticed. Who
+/// reads too slowly is cut off, and resumes by `Last-Event-ID`, as `EventSource` does by itself.
+#[utoipa::path(
+    get, path = "/api/v1/events", tag = "Events", operation_id = "stream_events",
+    params(Resume, OfUser),
+    responses((
+        status = 200, description = "The stream; it doesn't end by itself.", body = String, content_type = "text/event-stream",
+        example = json!("retry: 1000\n\nid: 1042\nevent: message.delivered\ndata: {\"id\":\"019ac3f2-6b1e-7c39-a6b0-3f5d1c2e4a77\",\"status\":\"delivered\", …}\n\n"),
+    )),
+)]
 async fn events(
     State(app): State<App>,
     caller: Caller,

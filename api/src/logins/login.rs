@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{Stranger, TokenPair, guard, tried};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::body::JsonBody;
 use crate::fields::{FieldErrors, Fields};
 use crate::problem::Problem;
@@ -34,6 +34,19 @@ pub(crate) struct LoggedIn {
     user: User,
 }
 
+/// Log in
+///
+/// Gives a pair of tokens. From the sixth wrong password in a row for a name from an address on, that pair must wait, ever
+/// longer, up to 15 minutes; an address that tries many names likewise.
+#[utoipa::path(
+    post, path = "/api/v1/auth/login", tag = "Auth", operation_id = "log_in",
+    security(()),
+    request_body(content = LoginRequest, example = json!({"username": "admin", "password": "correct horse battery staple"})),
+    responses(
+        (status = 200, description = "Logged in.", body = Success<LoggedIn>),
+        (status = 401, description = "The name or the password is wrong, or the user isn't active."),
+    ),
+)]
 pub(crate) async fn login(
     State(app): State<App>,
     Stranger(address): Stranger,
@@ -58,7 +71,7 @@ pub(crate) async fn login(
 }
 
 impl LoginRequest {
-    fn read(map: Map<String, Value>) -> Result<Self, Problem> {
+    pub(crate) fn read(map: Map<String, Value>) -> Result<Self, Problem> {
         let mut errors = FieldErrors::default();
         let mut fields = Fields::new(map, "", &mut errors);
         let (username, password) = (tried(&mut fields, "username"), tried(&mut fields, "password"));

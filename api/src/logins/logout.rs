@@ -3,12 +3,24 @@
 use axum::extract::State;
 
 use super::{Nothing, RefreshRequest, Stranger};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::body::JsonBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::state::App;
 
+/// Log out
+///
+/// Ends the login, with all its tokens, everywhere within a second. Logging out again is fine.
+#[utoipa::path(
+    post, path = "/api/v1/auth/logout", tag = "Auth", operation_id = "log_out",
+    security(()),
+    request_body(content = RefreshRequest, example = json!({"refresh": "eyJhbGciOiJIUzI1NiJ9.eyJ0eXAiOiJyZWZyZXNoIn0.c2lnbmF0dXJl"})),
+    responses(
+        (status = 200, description = "Logged out.", body = Success<Nothing>),
+        (status = 401, description = "The refresh token isn't one of ours."),
+    ),
+)]
 pub(crate) async fn logout(
     State(app): State<App>,
     _: Stranger,

@@ -1,10 +1,10 @@
 //! Logging in and out, and what somebody who is logged in may know and change of themselves.
 
 mod guard;
-mod login;
+pub(crate) mod login;
 mod logout;
 mod me;
-mod password;
+pub(crate) mod password;
 mod refresh;
 
 use std::net::IpAddr;
@@ -16,12 +16,17 @@ use axum::routing::{get, post};
 use sanasr_shared::ids::{FamilyId, UserId};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::{OpenApi, ToSchema};
 
 use crate::fields::{FieldErrors, Fields};
 use crate::problem::Problem;
 use crate::state::App;
 use crate::trail;
+
+/// The endpoints in the reference, in its order.
+#[derive(OpenApi)]
+#[openapi(paths(login::login, refresh::refresh, logout::logout, me::me, password::change))]
+pub(crate) struct Reference;
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()
@@ -82,7 +87,7 @@ pub(crate) struct RefreshRequest {
 }
 
 impl RefreshRequest {
-    fn read(map: Map<String, Value>) -> Result<Self, Problem> {
+    pub(crate) fn read(map: Map<String, Value>) -> Result<Self, Problem> {
         let mut errors = FieldErrors::default();
         let mut fields = Fields::new(map, "", &mut errors);
         fields.require("refresh");

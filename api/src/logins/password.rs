@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{Nothing, guard, tried};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::auth::Asker;
 use crate::body::JsonBody;
 use crate::fields::{FieldErrors, Fields};
@@ -26,6 +26,14 @@ pub(crate) struct PasswordChange {
     new: String,
 }
 
+/// Change one's own password
+///
+/// Ends all of one's logins but the one that asks. Wrong passwords count as at the login.
+#[utoipa::path(
+    post, path = "/api/v1/auth/password", tag = "Auth", operation_id = "change_password",
+    request_body(content = PasswordChange, example = json!({"current": "correct horse battery staple", "new": "a longer and better one"})),
+    responses((status = 200, description = "Changed.", body = Success<Nothing>)),
+)]
 pub(crate) async fn change(
     State(app): State<App>,
     asker: Asker,
@@ -52,7 +60,7 @@ pub(crate) async fn change(
 }
 
 impl PasswordChange {
-    fn read(map: Map<String, Value>) -> Result<Self, Problem> {
+    pub(crate) fn read(map: Map<String, Value>) -> Result<Self, Problem> {
         let mut errors = FieldErrors::default();
         let mut fields = Fields::new(map, "", &mut errors);
         let (current, new) = (tried(&mut fields, "current"), tried(&mut fields, "new"));

@@ -4,12 +4,25 @@ use axum::extract::State;
 use sanasr_shared::ports::logins::Rotation;
 
 use super::{RefreshRequest, Stranger, TokenPair};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::body::JsonBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::state::App;
 
+/// Exchange a refresh token for the next pair of tokens
+///
+/// A refresh token is good for 7 days and for one use. Used again, it ends its login, access tokens included, as it may have
+/// been stolen.
+#[utoipa::path(
+    post, path = "/api/v1/auth/refresh", tag = "Auth", operation_id = "refresh_tokens",
+    security(()),
+    request_body(content = RefreshRequest, example = json!({"refresh": "eyJhbGciOiJIUzI1NiJ9.eyJ0eXAiOiJyZWZyZXNoIn0.c2lnbmF0dXJl"})),
+    responses(
+        (status = 200, description = "The next pair.", body = Success<TokenPair>),
+        (status = 401, description = "The refresh token isn't good, or not any more."),
+    ),
+)]
 pub(crate) async fn refresh(
     State(app): State<App>,
     _: Stranger,

@@ -12,13 +12,11 @@ use crate::query::NoQuery;
 use crate::reference::params::{self, OfUser};
 use crate::state::App;
 
-/// Get a file
-///
-/// What is known of an uploaded file, and how long it is kept.
+/// Get what is known of a file
 #[utoipa::path(
-    get, path = "/api/v1/media/{id}", tag = "Media", operation_id = "get_file",
+    get, path = "/api/v1/media/{id}", tag = "Media", operation_id = "get_media",
     params(params::MediaId, OfUser),
-    responses((status = 200, description = "What is known of it.", body = Success<StoredFile>)),
+    responses((status = 200, description = "The file's type, size and life.", body = Success<StoredFile>)),
 )]
 pub(crate) async fn get(
     State(app): State<App>,

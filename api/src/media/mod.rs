@@ -9,7 +9,7 @@ use utoipa::OpenApi;
 
 use crate::state::App;
 
-/// The reference's part about files.
+/// The endpoints in the reference, in its order.
 #[derive(OpenApi)]
 #[openapi(paths(upload::upload, get::get))]
 pub(crate) struct Reference;

@@ -16,24 +16,24 @@ use crate::query::NoQuery;
 use crate::reference::params::OfUser;
 use crate::state::App;
 
-/// A file to be kept, as a form.
+/// A file to be kept.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "the reference's form of what is read by hand")]
-struct UploadForm {
-    /// The file. Of its name only the last part is kept.
+#[expect(dead_code, reason = "the reference's form of what is read as a stream")]
+pub(crate) struct MediaUpload {
+    /// The file; of its name the last part is kept.
     #[schema(value_type = String, format = Binary)]
     file: Vec<u8>,
 }
 
 /// Upload a file
 ///
-/// Messages name it by its id, as `media.id`, as often as you like. It is kept for a day, and for a day after the end of each
-/// message that names it. What it is, is told by its content.
+/// For messages to come, which name it in `media.id`. Up to 16 MiB unless set otherwise. It is removed a day after its upload, or
+/// after the end of the last message that refers to it. What it is, is told by its content.
 #[utoipa::path(
-    post, path = "/api/v1/media", tag = "Media", operation_id = "upload_file",
+    post, path = "/api/v1/media", tag = "Media", operation_id = "upload_media",
     params(OfUser),
-    request_body(content = UploadForm, content_type = "multipart/form-data"),
-    responses((status = 201, description = "The file is kept.", body = Success<StoredFile>)),
+    request_body(content = MediaUpload, content_type = "multipart/form-data", example = json!({"file": "@receipt.pdf"})),
+    responses((status = 201, description = "Kept.", body = Success<StoredFile>)),
 )]
 pub(crate) async fn upload(
     State(app): State<App>,

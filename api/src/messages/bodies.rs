@@ -54,10 +54,10 @@ pub(crate) struct MediaSource {
     /// Where it is fetched, by http or https, when the message is sent.
     #[schema(min_length = 1, max_length = 2048, format = "uri", examples("https://example.org/receipt.pdf"))]
     url: Option<String>,
-    /// A file that was uploaded before.
+    /// A file that was uploaded before (`POST /media`).
     #[schema(format = "uuid")]
     id: Option<String>,
-    /// The file itself, in base64 with padding; needs `mime_type`.
+    /// The file itself, in base64 with padding; needs `mime_type`. For small files: the whole body has at most 1 MiB.
     #[schema(min_length = 1, content_encoding = "base64")]
     base64: Option<String>,
     /// What the file is; with `base64` only.
@@ -158,33 +158,38 @@ pub(crate) struct SendMedia {
     reference: Option<String>,
 }
 
-/// A file to be sent, as a form.
+/// A file to be sent, with the request: give `file` or `media_url`.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "the reference's form of what is read by hand")]
-pub(crate) struct SendUpload {
+pub(crate) struct SendMediaUpload {
     /// To whom: a phone number with its country code, or a group id. `to` means the same.
     #[schema(min_length = 1, max_length = 64, examples("+15551234567"))]
     recipient: String,
-    /// The file. Of its name only the last part is kept.
-    #[schema(value_type = String, format = Binary)]
-    file: Vec<u8>,
     /// What the file is to be shown as.
     media_type: MediaType,
+    /// The file, up to 16 MiB unless set otherwise. It must be what `media_type` says.
+    #[schema(value_type = String, format = Binary, nullable = false)]
+    file: Option<Vec<u8>>,
+    /// Where the file is fetched, instead.
+    #[schema(min_length = 1, max_length = 2048, format = "uri", nullable = false)]
+    media_url: Option<String>,
     /// The words under an image, a video or a document.
-    #[schema(min_length = 1, max_length = 1024, examples("Your receipt"))]
+    #[schema(min_length = 1, max_length = 1024, nullable = false)]
     caption: Option<String>,
     /// The name of the session that sends it; `default` if absent.
-    #[schema(min_length = 1, max_length = 64, examples("default"))]
+    #[schema(min_length = 1, max_length = 64, nullable = false)]
     session: Option<String>,
     /// The id of the message that it answers.
-    #[schema(format = "uuid")]
+    #[schema(format = "uuid", nullable = false)]
     reply_to: Option<String>,
     /// When to send it, if not at once: up to 30 days ahead.
+    #[schema(nullable = false)]
     send_at: Option<Time>,
     /// When it is worthless, and no longer sent: 24 hours after it falls due if absent, at most 30 days after.
+    #[schema(nullable = false)]
     expires_at: Option<Time>,
     /// Your own mark.
-    #[schema(min_length = 1, max_length = 255, examples("order-1042"))]
+    #[schema(min_length = 1, max_length = 255, nullable = false)]
     reference: Option<String>,
 }
 

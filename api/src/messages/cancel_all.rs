@@ -10,12 +10,13 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::draft::REFERENCE;
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::auth::Caller;
 use crate::body::JsonBody;
 use crate::fields::{FieldErrors, Fields};
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::OfUser;
 use crate::state::App;
 
 /// Which waiting messages to take back: all that match every field given; without any, all.
@@ -23,9 +24,10 @@ use crate::state::App;
 #[expect(dead_code, reason = "says in the reference what the body may hold; read into a filter")]
 pub(crate) struct CancelAll {
     /// The name of their session.
-    #[schema(pattern = "^[a-z0-9_-]{1,64}$")]
+    #[schema(pattern = "^[a-z0-9_-]{1,64}$", examples("default"))]
     session: Option<String>,
-    /// Their recipient, in any form that a message takes.
+    /// Their recipient, in any form that a message takes. `recipient` means the same.
+    #[schema(min_length = 1, max_length = 64, examples("+15551234567"))]
     to: Option<String>,
     /// Their reference.
     #[schema(min_length = 1, max_length = 255)]
@@ -39,6 +41,18 @@ pub(crate) struct Cancelled {
     cancelled: u64,
 }
 
+/// Cancel all that waits
+///
+/// Takes back all messages that match and can't have been sent yet, and gives their units of the quota back.
+#[utoipa::path(
+    post, path = "/api/v1/messages/cancel", tag = "Messages", operation_id = "cancel_messages",
+    params(OfUser),
+    request_body(content = CancelAll, examples(
+        ("reference" = (summary = "By your mark", value = json!({"reference": "order-1042"}))),
+        ("recipient" = (summary = "All to one recipient", value = json!({"session": "default", "to": "+15551234567"}))),
+    )),
+    responses((status = 200, description = "Cancelled.", body = Success<Cancelled>)),
+)]
 pub(crate) async fn cancel_all(
     State(app): State<App>,
     caller: Caller,
@@ -60,7 +74,7 @@ pub(crate) async fn cancel_all(
     }
 }
 
-fn read(body: Map<String, Value>) -> Result<CancelFilter, Problem> {
+pub(crate) fn read(body: Map<String, Value>) -> Result<CancelFilter, Problem> {
     let mut errors = FieldErrors::default();
     let mut fields = Fields::new(body, "", &mut errors);
     let to = fields.synonym("to", "recipient");

@@ -35,7 +35,8 @@ use crate::state::App;
     list::list,
     list::list_alias,
     get::get,
-    cancel::cancel
+    cancel::cancel,
+    cancel_all::cancel_all
 ))]
 pub(crate) struct Reference;
 

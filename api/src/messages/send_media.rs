@@ -4,7 +4,7 @@ use axum::extract::{FromRequest, Request, State};
 use sanasr_shared::message::Message;
 
 use super::accept::{Sent, Submission, send_one};
-use super::bodies::{SendMedia, SendUpload};
+use super::bodies::{SendMedia, SendMediaUpload};
 use super::draft::Form;
 use crate::answer::Success;
 use crate::auth::Caller;
@@ -18,8 +18,7 @@ use crate::state::App;
 
 /// Send a file
 ///
-/// The simplest form of `POST /messages` with a file: by its address as JSON, or with the file itself as a form. A file that
-/// isn't what its type says is refused: 422 on `file`. An Idempotency-Key covers the fields and the file's content.
+/// The simplest form of `POST /messages` with a file: by its address, or, as multipart, the file itself.
 #[utoipa::path(
     post, path = "/api/v1/messages/send-media", tag = "Messages", operation_id = "send_media",
     params(OfUser, Idempotency),
@@ -28,7 +27,9 @@ use crate::state::App;
             "recipient": "+15551234567", "media_url": "https://example.org/receipt.pdf", "media_type": "document",
             "caption": "Your receipt"
         })),
-        (SendUpload = "multipart/form-data"),
+        (SendMediaUpload = "multipart/form-data", example = json!({
+            "recipient": "+15551234567", "media_type": "document", "caption": "Your receipt", "file": "@receipt.pdf"
+        })),
     )),
     responses((status = 202, description = "Accepted.", body = Success<Message>)),
 )]

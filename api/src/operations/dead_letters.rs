@@ -4,13 +4,22 @@ use axum::extract::State;
 use sanasr_shared::ids::MessageId;
 use sanasr_shared::message::Message;
 
-use crate::answer::Listed;
+use crate::answer::{Listed, Page};
 use crate::auth::Staff;
 use crate::cursor::{self, List};
 use crate::problem::Problem;
 use crate::query::Query;
+use crate::reference::params::{ByUser, Paging};
 use crate::state::App;
 
+/// List dead letters
+///
+/// Messages that couldn't be processed, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/dead-letters", tag = "Operations", operation_id = "list_dead_letters",
+    security(("bearer" = [])), params(ByUser, Paging),
+    responses((status = 200, description = "A page of messages.", body = Page<Message>)),
+)]
 pub(crate) async fn dead_letters(
     State(app): State<App>,
     _: Staff,

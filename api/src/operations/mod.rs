@@ -7,8 +7,14 @@ mod workers;
 
 use axum::Router;
 use axum::routing::{get, post};
+use utoipa::OpenApi;
 
 use crate::state::App;
+
+/// The endpoints in the reference, in its order.
+#[derive(OpenApi)]
+#[openapi(paths(workers::workers, queues::queues, dead_letters::dead_letters, replay::replay))]
+pub(crate) struct Reference;
 
 pub(crate) fn routes() -> Router<App> {
     Router::new()

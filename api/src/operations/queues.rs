@@ -4,13 +4,22 @@ use axum::extract::State;
 use sanasr_shared::ids::SessionId;
 use sanasr_shared::ports::operations::SessionQueue;
 
-use crate::answer::Listed;
+use crate::answer::{Listed, Page};
 use crate::auth::Staff;
 use crate::cursor::{self, List};
 use crate::problem::Problem;
 use crate::query::Query;
+use crate::reference::params::{ByUser, Paging};
 use crate::state::App;
 
+/// List queues
+///
+/// What waits for each session, the newest session first.
+#[utoipa::path(
+    get, path = "/api/v1/queues", tag = "Operations", operation_id = "list_queues",
+    security(("bearer" = [])), params(ByUser, Paging),
+    responses((status = 200, description = "A page of sessions' queues.", body = Page<SessionQueue>)),
+)]
 pub(crate) async fn queues(
     State(app): State<App>,
     _: Staff,

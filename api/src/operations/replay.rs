@@ -3,9 +3,10 @@
 use axum::extract::State;
 use axum::http::HeaderMap;
 use sanasr_shared::ids::{MessageId, new_whatsapp_id};
-use sanasr_shared::message::{Content, NewMessage};
+use sanasr_shared::message::{Content, Message, NewMessage};
 use serde_json::Map;
 
+use crate::answer::Success;
 use crate::auth::Staff;
 use crate::body::EmptyBody;
 use crate::edge::RequestId;
@@ -15,9 +16,21 @@ use crate::messages::draft::Prepared;
 use crate::messages::{MessagePath, absent, files};
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::{self, Idempotency};
 use crate::sessions::resolve;
 use crate::state::App;
 
+/// Replay a dead letter
+///
+/// Sends what it says as a new message of the same user, which names it in `replayed_from`.
+#[utoipa::path(
+    post, path = "/api/v1/dead-letters/{id}/replay", tag = "Operations", operation_id = "replay_dead_letter",
+    security(("bearer" = [])), params(params::MessageId, Idempotency),
+    responses(
+        (status = 202, description = "The new message.", body = Success<Message>),
+        (status = 409, description = "What it said can't be read, its session is gone, or its user is deactivated."),
+    ),
+)]
 pub(crate) async fn replay(
     State(app): State<App>,
     Staff(asker): Staff,

@@ -4,13 +4,22 @@ use axum::extract::State;
 use sanasr_shared::ids::WorkerId;
 use sanasr_shared::ports::operations::WorkerState;
 
-use crate::answer::Listed;
+use crate::answer::{Listed, Page};
 use crate::auth::Staff;
 use crate::cursor::{self, List};
 use crate::problem::Problem;
 use crate::query::Query;
+use crate::reference::params::Paging;
 use crate::state::App;
 
+/// List workers
+///
+/// The worker processes that live, the latest started first.
+#[utoipa::path(
+    get, path = "/api/v1/workers", tag = "Operations", operation_id = "list_workers",
+    security(("bearer" = [])), params(Paging),
+    responses((status = 200, description = "A page of workers.", body = Page<WorkerState>)),
+)]
 pub(crate) async fn workers(
     State(app): State<App>,
     _: Staff,

@@ -246,12 +246,6 @@ const FIELDS: &[Row] = &[
         "Send a whole vCard, or `name` and `phone`.",
     ),
     (
-        "media_type_mismatch",
-        "The file isn't what it is said to be.",
-        "Its first bytes are of another type than the message's type, or its declared media type, says: `detail` names both.",
-        "Send the file's real type, or choose another message type: `document` takes every file.",
-    ),
-    (
         "not_allowed",
         "The field doesn't belong here.",
         "Such as `caption` with a text, or `voice` with an image.",
@@ -265,12 +259,6 @@ const FIELDS: &[Row] = &[
     ),
     ("required", "The field is needed.", "It is absent or null.", "Give it."),
     (
-        "too_large",
-        "The file is too large.",
-        "`media.base64` holds more than `SANASR_MEDIA_LIMIT` bytes.",
-        "Send a smaller file.",
-    ),
-    (
         "too_late",
         "The time is too far ahead.",
         "`send_at` is at most 30 days ahead, `expires_at` at most 30 days after the message falls due.",
@@ -279,16 +267,22 @@ const FIELDS: &[Row] = &[
     ("too_long", "The text is too long.", "`detail` names the most characters that it may have.", "Shorten it."),
     ("too_many", "The list is too long.", "A batch has at most 1,000 messages.", "Split it."),
     (
-        "unknown_field",
-        "There is no such field here.",
-        "A misspelt name, or a field of another endpoint. Unknown fields are refused so that none is quietly lost.",
-        "Remove it or mend its name.",
+        "media_type_mismatch",
+        "The file isn't what it is said to be.",
+        "An upload, or a file in base64, whose content is of another kind than its message's type or its `mime_type`.",
+        "Send it as what it is: `document` takes every file.",
     ),
     (
         "unknown_media",
         "There is no such file.",
-        "`media.id` names no uploaded file of yours, or one that is gone: files that no message names are kept for a day.",
-        "Upload it by `POST /api/v1/media`, or send it by `url`.",
+        "`media.id` names no uploaded file of yours, or one that has been removed since: a day after its upload.",
+        "Upload it again by `POST /api/v1/media`.",
+    ),
+    (
+        "unknown_field",
+        "There is no such field here.",
+        "A misspelt name, or a field of another endpoint. Unknown fields are refused so that none is quietly lost.",
+        "Remove it or mend its name.",
     ),
     (
         "unknown_message",
@@ -303,6 +297,38 @@ const FIELDS: &[Row] = &[
         "Make it by `POST /api/v1/sessions`, or leave the field out for `default`.",
     ),
     ("unknown_value", "The word isn't one of the known ones.", "`detail` lists them.", "Choose one of them."),
+    (
+        "invalid_email",
+        "The text is no mail address.",
+        "It needs something before and after an `@`, and no spaces.",
+        "Write it as `name@example.org`, or leave it empty.",
+    ),
+    (
+        "invalid_username",
+        "A user can't have this name.",
+        "A username has 1 to 150 characters, without spaces and control characters.",
+        "Choose another name.",
+    ),
+    (
+        "too_common",
+        "The password is one of those that everybody tries first.",
+        "It stands in lists of passwords that were found again and again.",
+        "Choose another: several random words make a good one.",
+    ),
+    (
+        "too_predictable",
+        "The password is easily guessed.",
+        "It is made of the username or the service's name, or repeats itself.",
+        "Choose another: several random words make a good one.",
+    ),
+    ("too_short", "The password is too short.", "A password has at least 8 characters.", "Choose a longer one."),
+    ("unknown_user", "There is no such user.", "`user_id` names nobody.", "See `GET /api/v1/users`."),
+    (
+        "wrong_password",
+        "This isn't the password.",
+        "`current` isn't the password as it is, when changing one's own.",
+        "Give the right one. Who has forgotten it asks an admin for a new one.",
+    ),
 ];
 
 /// Why a message can fail.
@@ -321,47 +347,47 @@ const MESSAGES: &[Row] = &[
     ),
     (
         "ledger_failed",
-        "The message's file can't be read, or the simulator's ledger can't be written.",
-        "Only with the simulator: the disk is full, or a folder gone.",
+        "The simulator's ledger can't be written.",
+        "Only with the simulator: its file's disk is full, or its folder gone.",
         "Mend `SANASR_SIMULATOR_LEDGER`; the message is tried again.",
     ),
     (
         "media_forbidden_address",
-        "The file's address isn't one that files are fetched from.",
-        "Its host, or one that it redirects to, has an address that isn't public; or it isn't http or https, or holds a \
-         password.",
-        "Put the file where everybody can reach it, or upload it by `POST /api/v1/media`. An operator can allow a host by \
-         `SANASR_MEDIA_ALLOW_HOSTS`.",
+        "The file's address leads to where files aren't fetched from.",
+        "The address, or one that it redirects to, is a private, loopback, link-local or metadata address, or no address of the \
+         web.",
+        "Put the file where everybody can fetch it, upload it, or have the operator allow the host \
+         (`SANASR_MEDIA_ALLOW_HOSTS`).",
     ),
     (
         "media_gone",
-        "There is no such file any more.",
-        "Its address answers 404 or 410, or the uploaded file was removed.",
-        "Upload the file again and send a new message.",
+        "The file isn't there any more.",
+        "Its address answers 404 or 410, or it was uploaded here and isn't kept any more.",
+        "Send it again as a new message, with a file that is there.",
     ),
     (
         "media_rejected",
-        "The file's address doesn't give the file.",
-        "It answers with an error other than 404, with nothing, compressed though asked not to, or redirects too often.",
-        "Check that the address gives the file without a login, or upload it by `POST /api/v1/media`.",
+        "The file can't be fetched.",
+        "Its address answers with an error, with nothing, in a coding that isn't understood, or redirects too often.",
+        "Check what the address answers; `detail` says what came.",
     ),
     (
         "media_too_large",
         "The file is too large.",
-        "It has more than `SANASR_MEDIA_LIMIT` bytes.",
-        "Send a smaller file.",
+        "It has more than 16 MiB, unless the operator has set another limit.",
+        "Send a smaller one.",
     ),
     (
         "media_type_mismatch",
-        "The file isn't what the message's type says.",
-        "Its first bytes are of another type: `detail` says of which.",
-        "Choose another type: `document` takes every file.",
+        "The file isn't what its message says.",
+        "What came from its address is of another kind than the message's type.",
+        "Send it as what it is: `document` takes every file.",
     ),
     (
         "media_unreachable",
-        "The file can't be had just now.",
-        "Its address doesn't answer, or with a 5xx, or too slowly; or our own place for files is away. Nothing was sent.",
-        "Nothing: it is tried again until the message expires.",
+        "The file can't be reached just now.",
+        "Its server doesn't answer in time, or asks to come later. It is tried again until the message expires.",
+        "Nothing, unless it stays so: then check the address.",
     ),
     (
         "no_acknowledgement",
@@ -413,13 +439,13 @@ pub(crate) fn example(explained: &Explained) -> Value {
             let retryable = !matches!(
                 explained.code,
                 "internal"
+                    | "not_on_whatsapp"
+                    | "unknown_outcome"
                     | "media_forbidden_address"
                     | "media_gone"
                     | "media_rejected"
                     | "media_too_large"
                     | "media_type_mismatch"
-                    | "not_on_whatsapp"
-                    | "unknown_outcome"
             );
             json!({"code": explained.code, "detail": explained.meaning, "retryable": retryable})
         }

@@ -228,6 +228,7 @@ fn headers() -> [(&'static str, Header); 6] {
 /// Request bodies take nothing but their fields; answers always have all of theirs; types that are plain texts or numbers stand
 /// where they are used.
 fn exact_schemas(document: &mut OpenApi) {
+    merge_flattened(document);
     name_again(document);
     let requests = reachable(document, true);
     let answers = reachable(document, false);
@@ -251,6 +252,29 @@ fn exact_schemas(document: &mut OpenApi) {
     }
     components.schemas.retain(|name, _| !plain.contains_key(name));
     every_schema(document, &mut |schema| put_in_place(schema, &plain));
+}
+
+/// A type that has the fields of another one, and more, has them all itself.
+fn merge_flattened(document: &mut OpenApi) {
+    let components = document.components.get_or_insert_default();
+    let known = components.schemas.clone();
+    for schema in components.schemas.values_mut() {
+        let RefOr::T(Schema::AllOf(all)) = schema else { continue };
+        let mut whole = Object::with_type(Type::Object);
+        whole.description = all.description.clone();
+        for item in &all.items {
+            let item = match item {
+                RefOr::Ref(reference) => name_of(reference).and_then(|name| known.get(name)).unwrap_or(item),
+                RefOr::T(_) => item,
+            };
+            if let RefOr::T(Schema::Object(object)) = item {
+                whole.properties.extend(object.properties.clone());
+                whole.required.extend(object.required.clone());
+                whole.description = whole.description.or_else(|| object.description.clone());
+            }
+        }
+        *schema = RefOr::T(Schema::Object(whole));
+    }
 }
 
 /// Generic types repeat what stands in them: what has a name is referred to by it.

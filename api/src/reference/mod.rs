@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 
-use crate::{health, media, messages, sessions, usage};
+use crate::{analytics, api_keys, events, health, logins, media, messages, operations, sessions, usage, users};
 
 /// How long a client may keep the document and the pages, in seconds: a new version may be deployed at any time.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("max-age=300");
@@ -68,10 +68,16 @@ struct Base;
 pub(crate) fn document() -> utoipa::openapi::OpenApi {
     let mut document = Base::openapi();
     for part in [
+        logins::Reference::openapi(),
+        users::Reference::openapi(),
+        api_keys::Reference::openapi(),
         sessions::Reference::openapi(),
         messages::Reference::openapi(),
         media::Reference::openapi(),
+        events::Reference::openapi(),
         usage::Reference::openapi(),
+        analytics::Reference::openapi(),
+        operations::Reference::openapi(),
         health::Reference::openapi(),
     ] {
         document.merge(part);

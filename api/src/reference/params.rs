@@ -69,6 +69,36 @@ pub(crate) struct MediaId {
     id: String,
 }
 
+/// A user, by the path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "the reference's form of what the extractors read")]
+pub(crate) struct UserId {
+    /// The user's id.
+    #[param(minimum = 1, example = 7)]
+    id: i64,
+}
+
+/// An API key, by the path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "the reference's form of what the extractors read")]
+pub(crate) struct KeyId {
+    /// The key's id: not a part of its text.
+    #[param(minimum = 1, example = 3)]
+    id: i64,
+}
+
+/// One user's rows of a list of all users'.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the reference's form of what the extractors read")]
+pub(crate) struct ByUser {
+    /// Only this user's.
+    #[param(minimum = 1, example = 7)]
+    user_id: Option<i64>,
+}
+
 /// A session, by the path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]

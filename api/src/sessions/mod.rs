@@ -6,7 +6,7 @@ pub(crate) mod create;
 mod delete;
 mod get;
 mod list;
-mod pair_code;
+pub(crate) mod pair_code;
 mod qr;
 pub(crate) mod resolve;
 
@@ -32,6 +32,8 @@ use crate::state::App;
     change::change,
     delete::delete,
     command::connect,
+    qr::qr,
+    pair_code::pair_code,
     command::disconnect,
     command::logout,
     command::pause,

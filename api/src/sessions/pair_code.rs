@@ -14,11 +14,12 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::{SessionPath, absent};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::body::JsonBody;
 use crate::fields::{FieldErrors, Fields};
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::{OfUser, SessionName};
 use crate::state::App;
 
 /// How long a code may take to come.
@@ -30,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug, ToSchema)]
 pub(crate) struct PairCodeRequest {
     /// The phone's number, in E.164 form with or without `+`, spaces, dashes, dots and parentheses.
-    #[schema(example = "+15551234567")]
+    #[schema(min_length = 1, max_length = 64, examples("+15551234567"))]
     phone: String,
 }
 
@@ -38,7 +39,7 @@ pub(crate) struct PairCodeRequest {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PairCode {
     /// As the phone wants it.
-    #[schema(example = "ABCD-1234")]
+    #[schema(examples("ABCD-1234"))]
     code: String,
     /// When it ends; asked for again, there is a new one.
     #[schema(value_type = String, format = DateTime)]
@@ -46,7 +47,7 @@ pub(crate) struct PairCode {
 }
 
 impl PairCodeRequest {
-    fn read(body: Map<String, Value>) -> Result<Self, Problem> {
+    pub(crate) fn read(body: Map<String, Value>) -> Result<Self, Problem> {
         let mut errors = FieldErrors::default();
         let mut fields = Fields::new(body, "", &mut errors);
         fields.require("phone");
@@ -62,6 +63,20 @@ impl PairCodeRequest {
     }
 }
 
+/// Pair by a code
+///
+/// For whoever can't scan a QR code: the answer, which may take some seconds, is a code to type on the phone (WhatsApp, Linked
+/// devices, Link with phone number).
+#[utoipa::path(
+    post, path = "/api/v1/sessions/{name}/pair-code", tag = "Sessions", operation_id = "request_pair_code",
+    params(SessionName, OfUser),
+    request_body(content = PairCodeRequest, example = json!({"phone": "+15551234567"})),
+    responses(
+        (status = 200, description = "The code.", body = Success<PairCode>),
+        (status = 409, description = "The session is paired already."),
+        (status = 503, description = "No code came in time."),
+    ),
+)]
 pub(crate) async fn pair_code(
     State(app): State<App>,
     SessionPath { user, name }: SessionPath,

@@ -12,9 +12,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{SessionPath, absent};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::{OfUser, SessionName};
 use crate::state::App;
 
 /// Pixels of a PNG for each module of the code.
@@ -39,6 +40,21 @@ enum Form {
     Json,
 }
 
+/// Get the QR code to scan
+///
+/// As an image or as text, by the header `Accept`: `image/png` (the default), `image/svg+xml` or `application/json`. It renews
+/// itself: ask again after `qr_expires_at`.
+#[utoipa::path(
+    get, path = "/api/v1/sessions/{name}/qr", tag = "Sessions", operation_id = "get_qr_code",
+    params(SessionName, OfUser),
+    responses(
+        (status = 200, description = "The code that waits.", content(
+            (Success<QrText> = "application/json"), (Vec<u8> = "image/png"), (String = "image/svg+xml"),
+        )),
+        (status = 406, description = "`Accept` allows none of the three forms."),
+        (status = 409, description = "No code waits: the session is connected, or isn't asked to connect."),
+    ),
+)]
 pub(crate) async fn qr(
     State(app): State<App>,
     SessionPath { user, name }: SessionPath,

@@ -5,12 +5,21 @@ use sanasr_shared::ports::store::Moved;
 use sanasr_shared::user::{User, UserChange};
 
 use super::{UserPath, absent, last_admin};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::body::EmptyBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::UserId;
 use crate::state::App;
 
+/// Activate a user
+///
+/// What was queued goes on. Doing it again is fine.
+#[utoipa::path(
+    post, path = "/api/v1/users/{id}/activate", tag = "Users", operation_id = "activate_user",
+    security(("bearer" = [])), params(UserId),
+    responses((status = 200, description = "The user as it is now.", body = Success<User>)),
+)]
 pub(crate) async fn activate(
     State(app): State<App>,
     path: UserPath,
@@ -20,6 +29,18 @@ pub(crate) async fn activate(
     set(&app, &path, true).await
 }
 
+/// Deactivate a user
+///
+/// The user's tokens and keys stop working within a second; the queue is kept, and nothing of it is sent until the user is
+/// activated again. Doing it again is fine.
+#[utoipa::path(
+    post, path = "/api/v1/users/{id}/deactivate", tag = "Users", operation_id = "deactivate_user",
+    security(("bearer" = [])), params(UserId),
+    responses(
+        (status = 200, description = "The user as it is now.", body = Success<User>),
+        (status = 409, description = "This is the last active admin."),
+    ),
+)]
 pub(crate) async fn deactivate(
     State(app): State<App>,
     path: UserPath,

@@ -7,12 +7,26 @@ use sanasr_shared::user::User;
 
 use super::body::UserChangeRequest;
 use super::{UserPath, absent, last_admin};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::body::JsonBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::UserId;
 use crate::state::App;
 
+/// Change a user
+///
+/// Changes only what is given, with PUT and PATCH alike. A new password ends the user's logins; a deactivated user's credentials
+/// stop working within a second, and what is queued is kept until the user is activated again.
+#[utoipa::path(
+    patch, path = "/api/v1/users/{id}", tag = "Users", operation_id = "change_user",
+    security(("bearer" = [])), params(UserId),
+    request_body(content = UserChangeRequest, example = json!({"max_messages_per_day": 50000})),
+    responses(
+        (status = 200, description = "The user as it is now.", body = Success<User>),
+        (status = 409, description = "The name is taken, or this is the last active admin."),
+    ),
+)]
 pub(crate) async fn change(
     State(app): State<App>,
     UserPath { asker, id }: UserPath,
@@ -38,4 +52,25 @@ pub(crate) async fn change(
         Moved::Refused(_) => Err(last_admin()),
         Moved::Absent => Err(absent()),
     }
+}
+
+/// Change a user (PUT)
+///
+/// The same as PATCH: changes only what is given.
+#[utoipa::path(
+    put, path = "/api/v1/users/{id}", tag = "Users", operation_id = "put_user",
+    security(("bearer" = [])), params(UserId),
+    request_body(content = UserChangeRequest, example = json!({"max_messages_per_day": 50000})),
+    responses(
+        (status = 200, description = "The user as it is now.", body = Success<User>),
+        (status = 409, description = "The name is taken, or this is the last active admin."),
+    ),
+)]
+pub(crate) async fn put(
+    app: State<App>,
+    path: UserPath,
+    query: NoQuery,
+    body: JsonBody,
+) -> Result<Data<User>, Problem> {
+    change(app, path, query, body).await
 }

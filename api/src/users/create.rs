@@ -5,13 +5,25 @@ use axum::http::StatusCode;
 use sanasr_shared::user::{NewUser, User, UserChange};
 
 use super::body::{NewUserRequest, limit};
-use crate::answer::Data;
+use crate::answer::{Data, Success};
 use crate::auth::Staff;
 use crate::body::JsonBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::state::App;
 
+/// Make a user
+///
+/// It gets a session `default` with it.
+#[utoipa::path(
+    post, path = "/api/v1/users", tag = "Users", operation_id = "create_user",
+    security(("bearer" = [])),
+    request_body(content = NewUserRequest, example = json!({"username": "shop", "password": "correct horse battery staple"})),
+    responses(
+        (status = 201, description = "Made.", body = Success<User>),
+        (status = 409, description = "The name is taken."),
+    ),
+)]
 pub(crate) async fn create(
     State(app): State<App>,
     _: Staff,

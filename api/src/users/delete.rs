@@ -9,8 +9,21 @@ use super::{UserPath, absent, last_admin};
 use crate::body::EmptyBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
+use crate::reference::params::UserId;
 use crate::state::App;
 
+/// Delete a user
+///
+/// Nothing personal of the user is kept: not the name, the logins, the keys or the sessions; what is queued is cancelled. The
+/// books are kept: messages, usage and logs stay under the user's id, which nobody gets again.
+#[utoipa::path(
+    delete, path = "/api/v1/users/{id}", tag = "Users", operation_id = "delete_user",
+    security(("bearer" = [])), params(UserId),
+    responses(
+        (status = 204, description = "Deleted."),
+        (status = 409, description = "This is the last active admin."),
+    ),
+)]
 pub(crate) async fn delete(
     State(app): State<App>,
     UserPath { id, .. }: UserPath,

@@ -3,14 +3,37 @@
 use axum::extract::State;
 use sanasr_shared::ids::UserId;
 use sanasr_shared::user::{User, UserFilter};
+use utoipa::IntoParams;
 
-use crate::answer::Listed;
+use crate::answer::{Listed, Page};
 use crate::auth::Staff;
 use crate::cursor::{self, List};
 use crate::problem::Problem;
 use crate::query::Query;
+use crate::reference::params::Paging;
 use crate::state::App;
 
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the reference's form of what is read by hand")]
+struct Filter {
+    /// Only the user with this name.
+    #[param(min_length = 1, max_length = 150, example = "shop")]
+    username: Option<String>,
+    /// Only those who are active, or only those who aren't.
+    is_active: Option<bool>,
+    /// Only admins, or only others.
+    is_staff: Option<bool>,
+}
+
+/// List users
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/api/v1/users", tag = "Users", operation_id = "list_users",
+    security(("bearer" = [])), params(Filter, Paging),
+    responses((status = 200, description = "A page of users.", body = Page<User>)),
+)]
 pub(crate) async fn list(State(app): State<App>, _: Staff, mut query: Query) -> Result<Listed<User>, Problem> {
     let filter = UserFilter {
         username: query.parsed("username", |text| Ok(sanasr_shared::user::parse_username(text)?)),

@@ -1,7 +1,7 @@
 //! Users, as admins handle them.
 
 mod activate;
-mod body;
+pub(crate) mod body;
 mod change;
 mod create;
 mod delete;
@@ -13,15 +13,30 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::{get, post};
 use sanasr_shared::ids::UserId;
+use utoipa::OpenApi;
 
 use crate::auth::{Asker, Staff};
 use crate::problem::Problem;
 use crate::state::App;
 
+/// The endpoints in the reference, in its order.
+#[derive(OpenApi)]
+#[openapi(paths(
+    list::list,
+    create::create,
+    get::get,
+    change::change,
+    change::put,
+    delete::delete,
+    activate::activate,
+    activate::deactivate
+))]
+pub(crate) struct Reference;
+
 pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/api/v1/users", get(list::list).post(create::create))
-        .route("/api/v1/users/{id}", get(get::get).put(change::change).patch(change::change).delete(delete::delete))
+        .route("/api/v1/users/{id}", get(get::get).put(change::put).patch(change::change).delete(delete::delete))
         .route("/api/v1/users/{id}/activate", post(activate::activate))
         .route("/api/v1/users/{id}/deactivate", post(activate::deactivate))
 }

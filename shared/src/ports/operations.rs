@@ -41,7 +41,6 @@ pub struct SessionQueue {
     #[schema(value_type = i64)]
     pub user_id: UserId,
     /// What it is doing.
-    #[schema(value_type = String)]
     pub status: SessionStatus,
     /// Whether it sends nothing until it is resumed.
     pub paused: bool,
