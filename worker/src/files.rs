@@ -40,7 +40,8 @@ async fn turn(life: &Life) -> Result<()> {
         if gone.is_empty() {
             return Ok(());
         }
-        let removals = gone.iter().map(|id| remove(life, *id));
+        let count = gone.len();
+        let removals: Vec<_> = gone.into_iter().map(|id| remove(life, id)).collect();
         let removed: Vec<_> = futures_util::stream::iter(removals)
             .buffer_unordered(AT_ONCE)
             .filter_map(std::future::ready)
@@ -50,7 +51,7 @@ async fn turn(life: &Life) -> Result<()> {
             life.store.forget_files(&removed).await?;
             tracing::info!(files = removed.len(), "removed files whose time is over");
         }
-        if removed.len() < gone.len() {
+        if removed.len() < count {
             return Ok(());
         }
     }
