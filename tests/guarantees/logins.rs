@@ -84,7 +84,7 @@ async fn a_login_begins_goes_on_and_ends(mode: Mode) {
     }
     // A key opens its user's things, and no admin endpoint.
     let key = system.client();
-    assert_eq!(key.get("/auth/me").await.expect(200).data::<Value>()["username"].is_string(), true);
+    assert!(key.get("/auth/me").await.expect(200).data::<Value>()["username"].is_string());
     key.get("/users").await.expect(403);
     // A refresh token opens nothing by itself.
     stranger.with_token(&second).get("/auth/me").await.expect(401);

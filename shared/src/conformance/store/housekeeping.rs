@@ -307,6 +307,6 @@ pub async fn a_removed_session_goes_with_its_last_message(world: &dyn World) {
     world.alter("UPDATE messages SET updated_at = updated_at + 1000000").await;
     assert_eq!(retire(Duration::ZERO).await, (1, true), "it has changed lately");
     world.alter("UPDATE messages SET updated_at = updated_at - 1000000").await;
-    assert_eq!(retire(Duration::from_secs(3_600)).await.1, true, "not old enough");
+    assert!(retire(Duration::from_secs(3_600)).await.1, "not old enough");
     assert_eq!(retire(Duration::ZERO).await, (0, false));
 }
