@@ -201,6 +201,8 @@ async fn the_journals_lists_hold_among_a_million_rows() {
         let whole = |line: &String| line.contains("Seq Scan") && !line.contains("api_logs_default");
         assert!(!plan.iter().any(whole), "{}", context());
         assert!(plan.iter().any(|line| line.contains("Index Cond")), "{}", context());
+        let of_user = plan.iter().any(|line| line.contains("user_id_n_idx"));
+        assert!(!name.starts_with("events_user") || of_user, "{}", context());
         let sorted = plan.iter().any(|line| line.trim_start().starts_with("->  Sort") && !name.starts_with("usage"));
         assert!(!sorted, "in the index's own order: {}", context());
     }

@@ -26,6 +26,14 @@ macro_rules! among_numbers {
     };
 }
 
+/// The events of the user `$2` after the number `$1`, in order. Asked by user and number together, or a planner that expects
+/// many of a user's events would look for them among everybody's, which takes long if there are few.
+macro_rules! events_of_user {
+    () => {
+        "(e.user_id, e.n) > ($2, $1) AND e.user_id <= $2 ORDER BY e.user_id, e.n"
+    };
+}
+
 /// The highest number that an event was given, committed or not.
 macro_rules! last_event {
     () => {

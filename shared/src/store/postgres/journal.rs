@@ -12,13 +12,16 @@ use crate::session::Session;
 use crate::time::millis;
 use crate::usage::UsageStats;
 
-/// The newest event that is so much older than the event `$1`; 0 if none is, nothing if the event is gone.
+/// The newest event that is so much older than the event `$1`; 0 if none is, nothing if the event is gone. As it is asked,
+/// the user's own is found by the index of user and number.
 macro_rules! back {
-    ($whose:expr) => {
+    ($before:literal, $order:literal) => {
         concat!(
-            "SELECT COALESCE((SELECT b.n FROM events b WHERE b.n < $1 AND b.at < e.at - $3 AND ",
-            $whose,
-            " ORDER BY b.n DESC LIMIT 1), 0) FROM events e WHERE e.n = $1"
+            "SELECT COALESCE((SELECT b.n FROM events b WHERE ",
+            $before,
+            " AND b.at < e.at - $3 ORDER BY ",
+            $order,
+            " LIMIT 1), 0) FROM events e WHERE e.n = $1"
         )
     };
 }
@@ -44,8 +47,8 @@ impl Journal for Postgres {
 
     async fn events_back(&self, scope: Scope, n: i64) -> Result<i64> {
         let text = match scope {
-            Scope::User(_) => back!("b.user_id = $2"),
-            Scope::All => back!("CAST($2 AS bigint) IS NULL"),
+            Scope::User(_) => back!("(b.user_id, b.n) < ($2, $1) AND b.user_id >= $2", "b.user_id DESC, b.n DESC"),
+            Scope::All => back!("b.n < $1 AND CAST($2 AS bigint) IS NULL", "b.n DESC"),
         };
         self.on_pool(async |c| {
             let back: Option<i64> = sqlx::query_scalar(text)

@@ -60,11 +60,10 @@ impl TryFrom<EventRow> for Event {
 }
 
 macro_rules! select_events {
-    ($condition:expr) => {
+    ($condition_and_order:expr) => {
         concat!(
             "SELECT e.n, e.at, e.user_id, e.session_id, e.message_id, e.status FROM events e WHERE ",
-            $condition,
-            " ORDER BY e.n"
+            $condition_and_order
         )
     };
 }
@@ -72,8 +71,8 @@ macro_rules! select_events {
 /// The text of [`events_after`].
 pub(crate) const fn events_after_text(scope: Scope) -> &'static str {
     match scope {
-        Scope::User(_) => concat!(select_events!("e.n > $1 AND e.user_id = $2"), " LIMIT $3"),
-        Scope::All => concat!(select_events!("e.n > $1 AND CAST($2 AS bigint) IS NULL"), " LIMIT $3"),
+        Scope::User(_) => concat!(select_events!(events_of_user!()), " LIMIT $3"),
+        Scope::All => select_events!("e.n > $1 AND CAST($2 AS bigint) IS NULL ORDER BY e.n LIMIT $3"),
     }
 }
 
@@ -91,7 +90,7 @@ pub(crate) async fn events_after(conn: &mut Connection, scope: Scope, n: i64, li
 
 /// The events of these numbers that are there.
 pub(crate) async fn events_numbered(conn: &mut Connection, numbers: &[i64]) -> Result<Vec<Event>> {
-    let rows: Vec<EventRow> = sqlx::query_as(select_events!(concat!("e.n ", among_numbers!("$1"))))
+    let rows: Vec<EventRow> = sqlx::query_as(select_events!(concat!("e.n ", among_numbers!("$1"), " ORDER BY e.n")))
         .bind(dialect::numbers(numbers))
         .fetch_all(conn)
         .await

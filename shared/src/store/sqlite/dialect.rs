@@ -25,6 +25,13 @@ macro_rules! among_numbers {
     };
 }
 
+/// The events of the user `$2` after the number `$1`, in order.
+macro_rules! events_of_user {
+    () => {
+        "e.user_id = $2 AND e.n > $1 ORDER BY e.n"
+    };
+}
+
 /// The highest number that an event was given.
 macro_rules! last_event {
     () => {
