@@ -6,10 +6,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sanasr_shared::message::{BlockedBy, MessageError, Status};
+use sanasr_shared::message::{BlockedBy, Content, Media, MessageError, MessageType, Status};
 use sanasr_shared::ports::bridge::{Attempt, BridgeEvent};
 use sanasr_shared::ports::store::SessionCommand;
 use sanasr_shared::session::{Pace, SessionStatus};
+
+use tokio::net::TcpListener;
 
 use crate::support::{Step, World};
 
@@ -288,4 +290,22 @@ async fn a_held_up_recipient_does_not_slow_the_others() {
     world.becomes(id, Status::Read).await;
     assert!(begun.elapsed() < Duration::from_secs(1));
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_on_its_way_is_let_go_when_the_worker_stops() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let mut world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    world.media.media_allow_hosts = vec!["127.0.0.1".to_owned()];
+    let running = world.start_connected().await;
+    let url = format!("http://{}/a.png", silent.local_addr().expect("an address"));
+    let mut message = world.message("+15550000001");
+    message.kind = MessageType::Image;
+    message.content = Content { media: Some(Media { url: Some(url), ..Media::default() }), ..Content::default() };
+    let id = world.accept(vec![message]).await[0];
+    let fetching = tokio::time::timeout(Duration::from_secs(10), silent.accept()).await;
+    fetching.expect("it is fetched in time").expect("a connection");
+    running.stop().await;
+    let message = world.get(id).await;
+    assert_eq!((message.status, message.attempts, world.seen().len()), (Status::Accepted, 0, 0), "as if never claimed");
 }
