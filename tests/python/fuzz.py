@@ -30,6 +30,27 @@ def closed(document):
     return document
 
 
+def made(origin, token):
+    """One thing of each kind, so that not every id finds nothing."""
+
+    def post(path, body=None, kind="application/json"):
+        data = json.dumps(body).encode() if kind == "application/json" else body
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": kind}
+        request = urllib.request.Request(f"{origin}/api/v1{path}", data, headers, method="POST")
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)["data"]["id"]
+
+    user = post("/users", {"username": "fuzzed", "password": "several quite random words"})
+    file = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nhello\r\n--b--\r\n'
+    return {
+        "/api/v1/users/{id}": {"id": user},
+        "/api/v1/api-keys/{id}": {"id": post("/api-keys", {"user_id": user, "name": "fuzzed"})},
+        "/api/v1/messages/{id}": {"id": post("/messages/send-text", {"recipient": "+15551230001", "content": "x"})},
+        "/api/v1/media/{id}": {"id": post("/media", file, "multipart/form-data; boundary=b")},
+        "/api/v1/sessions/{name}": {"name": "default"},
+    }
+
+
 def main():
     origin, token, seed, folder = sys.argv[1:]
     folder = pathlib.Path(folder)
@@ -56,7 +77,8 @@ def main():
         "--exclude-path", "/api/v1/events",
         "--exclude-operation-id", "log_out",
     ]
-    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(here), "NO_COLOR": "1"}
+    there = json.dumps(made(origin, token))
+    environment = {**os.environ, "SANASR_FUZZ_THERE": there, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(here), "NO_COLOR": "1"}
     print("seed:", seed, flush=True)
     sys.exit(subprocess.run(command, cwd=folder, env=environment).returncode)
 
