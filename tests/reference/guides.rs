@@ -13,8 +13,7 @@ async fn paste(guide: &str) {
     let system = System::start(Mode::Embedded).await;
     let folder = Folder::new("guide");
     std::fs::write(folder.join(".curlrc"), "fail-with-body\nshow-error\n").expect("a .curlrc");
-    std::fs::write(folder.join("users.txt"), "warehouse|warehouse@example.org|False\nboss||True\n")
-        .expect("a list");
+    std::fs::write(folder.join("users.txt"), "warehouse|warehouse@example.org|False\nboss||True\n").expect("a list");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(guide);
     let commands = commands(&std::fs::read_to_string(path).expect("a guide"));
     assert!(!commands.is_empty(), "{guide} has commands");

@@ -9,6 +9,7 @@ use sanasr_shared::session::SessionStatus;
 
 use crate::harness::folder::Folder;
 use crate::harness::process::Launch;
+use crate::harness::system::{ADMIN, PASSWORD};
 use crate::harness::wait::seconds;
 use crate::harness::{Mode, System, both_modes};
 
@@ -50,13 +51,14 @@ async fn nothing_is_answered_that_the_document_does_not_tell_of(mode: Mode) {
         system = system.env(limit, "1000000");
     }
     let system = system.start().await;
-    let login = system.stranger(0).log_in(crate::harness::system::ADMIN, crate::harness::system::PASSWORD);
+    // Makes the admin, if need be.
     system.admin().await;
-    let tokens: serde_json::Value = login.await.expect(200).data();
+    let stranger = system.stranger(0);
+    let tokens: serde_json::Value = stranger.log_in(ADMIN, PASSWORD).await.expect(200).data();
     let token = tokens["access"].as_str().expect("an access token");
     let seed = std::env::var("SANASR_TEST_SEED").unwrap_or_else(|_| SEED.to_owned());
     script("fuzz.py", &[&system.apis[0].origin, token, &seed], FUZZ_LIMIT).await;
-    assert!(system.stranger(0).root("/health/ready").await.is_ok_and(|ready| ready.status == 200), "it still serves");
+    assert!(stranger.root("/health/ready").await.is_ok_and(|ready| ready.status == 200), "it still serves");
 }
 
 async fn a_generated_client_sends_and_follows(mode: Mode) {

@@ -130,8 +130,11 @@ fn object_kind(object: &Object) -> String {
         }
     }
     match (object.min_length, object.max_length) {
-        (least, Some(most)) => {
-            let _ = write!(said, ", {}–{most} characters", least.unwrap_or(0));
+        (Some(least), Some(most)) => {
+            let _ = write!(said, ", {least}–{most} characters");
+        }
+        (None, Some(most)) => {
+            let _ = write!(said, ", up to {most} characters");
         }
         (Some(least), None) => {
             let _ = write!(said, ", at least {least} character{}", if least == 1 { "" } else { "s" });
