@@ -4,4 +4,5 @@
 mod chaos;
 mod guarantees;
 mod harness;
+mod reference;
 mod store_conformance;

@@ -130,6 +130,11 @@ impl System {
         assert_eq!(done.code, Some(0), "admin create: {}", done.stderr);
     }
 
+    /// The tester's key.
+    pub(crate) fn key(&self) -> &str {
+        &self.keys[TESTER]
+    }
+
     /// A connection to the system's PostgreSQL, for assertions on rows.
     pub(crate) async fn database(&self) -> sqlx::PgPool {
         let url = self.database.as_ref().expect("a distributed system").url();

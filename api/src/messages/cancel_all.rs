@@ -48,8 +48,8 @@ pub(crate) struct Cancelled {
     post, path = "/api/v1/messages/cancel", tag = "Messages", operation_id = "cancel_messages",
     params(OfUser),
     request_body(content = CancelAll, examples(
-        ("reference" = (summary = "By your mark", value = json!({"reference": "order-1042"}))),
-        ("recipient" = (summary = "All to one recipient", value = json!({"session": "default", "to": "+15551234567"}))),
+        ("1-reference" = (summary = "By your mark", value = json!({"reference": "order-1042"}))),
+        ("2-recipient" = (summary = "All to one recipient", value = json!({"session": "default", "to": "+15551234567"}))),
     )),
     responses((status = 200, description = "Cancelled.", body = Success<Cancelled>)),
 )]

@@ -24,18 +24,18 @@ use crate::state::App;
     post, path = "/api/v1/messages", tag = "Messages", operation_id = "send_message",
     params(OfUser, Idempotency),
     request_body(content = SendMessage, examples(
-        ("text" = (summary = "A text", value = json!({
+        ("1-text" = (summary = "A text", value = json!({
             "to": "+15551234567", "type": "text", "text": "Your order has been shipped.", "reference": "order-1042"
         }))),
-        ("image" = (summary = "An image from the web", value = json!({
+        ("2-image" = (summary = "An image from the web", value = json!({
             "to": "+15551234567", "type": "image", "media": {"url": "https://example.org/parcel.jpg"},
             "caption": "Your parcel"
         }))),
-        ("location" = (summary = "A place", value = json!({
+        ("3-location" = (summary = "A place", value = json!({
             "to": "+15551234567", "type": "location",
             "location": {"latitude": 48.137, "longitude": 11.575, "name": "Our shop"}
         }))),
-        ("contact" = (summary = "A contact card", value = json!({
+        ("4-contact" = (summary = "A contact card", value = json!({
             "to": "+15551234567", "type": "contact", "contact": {"name": "Support", "phone": "+15557654321"}
         }))),
     )),

@@ -247,6 +247,8 @@ fn exact_schemas(document: &mut OpenApi) {
                 object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
             } else if answers.contains(name) {
                 require_nullable(object);
+                // A later version may say more: clients must not mind.
+                object.additional_properties = None;
             }
         }
     }

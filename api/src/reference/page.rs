@@ -72,7 +72,7 @@ fn anchor(tag: &str) -> String {
 fn nav(by_tag: &[(String, String, Vec<Entry>)]) -> String {
     let mut html = String::from("<nav>\n<p class=\"brand\"><a href=\"#\">sanasr</a></p>\n");
     for (tag, _, entries) in by_tag {
-        let _ = write!(html, "<details open>\n<summary>{}</summary>\n<ul>\n", escape(tag));
+        let _ = write!(html, "<details>\n<summary>{}</summary>\n<ul>\n", escape(tag));
         for entry in entries {
             let _ = writeln!(
                 html,

@@ -49,9 +49,17 @@ impl Book {
         }
     }
 
-    /// A schema's type and bounds, in a few words of HTML.
+    /// A schema's type and bounds, in a few words of HTML, and whether it may be null.
     pub(super) fn kind(&self, schema: &RefOr<Schema>) -> String {
-        let mut words = match self.schema(schema) {
+        let mut words = self.kind_but_null(schema);
+        if may_be_null(schema) {
+            words.push_str(" or null");
+        }
+        words
+    }
+
+    fn kind_but_null(&self, schema: &RefOr<Schema>) -> String {
+        match self.schema(schema) {
             Some(Schema::Object(object)) => object_kind(object),
             Some(Schema::Array(array)) => {
                 let mut said = match &array.items {
@@ -64,11 +72,7 @@ impl Book {
                 said
             }
             _ => "any".to_owned(),
-        };
-        if may_be_null(schema) {
-            words.push_str(" or null");
         }
-        words
     }
 }
 
@@ -126,8 +130,11 @@ fn object_kind(object: &Object) -> String {
         }
     }
     match (object.min_length, object.max_length) {
-        (least, Some(most)) => {
-            let _ = write!(said, ", {}–{most} characters", least.unwrap_or(0));
+        (Some(least), Some(most)) => {
+            let _ = write!(said, ", {least}–{most} characters");
+        }
+        (None, Some(most)) => {
+            let _ = write!(said, ", up to {most} characters");
         }
         (Some(least), None) => {
             let _ = write!(said, ", at least {least} character{}", if least == 1 { "" } else { "s" });
@@ -177,19 +184,20 @@ fn fields(rows: &mut String, schema: &RefOr<Schema>, prefix: &str, book: &Book, 
     match book.schema(schema) {
         Some(Schema::Object(object)) => {
             for (field, inner) in &object.properties {
-                // Only requests' objects are closed; of answers' fields all are there.
-                let mark = if object.required.contains(field) && object.additional_properties.is_some() {
+                // Only requests' objects are closed, and there null means absent; of answers' fields all are there.
+                let request = object.additional_properties.is_some();
+                let mark = if request && object.required.contains(field) {
                     " <span class=\"needed\">needed</span>"
                 } else {
                     ""
                 };
+                let kind = if request { book.kind_but_null(inner) } else { book.kind(inner) };
                 let about = description(inner, book).map(|text| inline(&text)).unwrap_or_default();
                 let _ = writeln!(
                     rows,
-                    "<tr><td><code><span class=\"quiet\">{}</span>{}</code>{mark}</td><td><span class=\"kind\">{}</span> {about}</td></tr>",
-                    escape(prefix),
+                    "<tr><td><code><span class=\"quiet\">{}</span>{}</code>{mark}</td><td><span class=\"kind\">{kind}</span> {about}</td></tr>",
+                    escape(prefix).replace('.', ".<wbr>"),
                     escape(field),
-                    book.kind(inner),
                 );
                 fields(rows, inner, &format!("{prefix}{field}."), book, depth + 1);
             }
