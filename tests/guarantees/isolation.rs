@@ -40,7 +40,6 @@ fn table() -> Vec<(&'static str, &'static str, Whom, Value)> {
         ("GET", "/health/live", Open, none()),
         ("GET", "/health/ready", Open, none()),
         ("GET", "/metrics", Open, none()),
-        ("GET", "/api/openapi.json", Open, none()),
         ("POST", "/api/v1/auth/login", Open, json!({})),
         ("POST", "/api/v1/auth/refresh", Open, json!({})),
         ("POST", "/api/v1/auth/logout", Open, json!({})),
