@@ -19,6 +19,17 @@ CONFIG = """
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 406, 409, 413, 422, 429, 503]
 negative_data_rejection.expected-statuses = ["4xx"]
+
+# Each item of a batch is judged for itself: a wrong one has its error within a 202.
+[[operations]]
+include-operation-id = "send_batch"
+checks.negative_data_rejection.enabled = false
+
+# Other requests disconnect or pause the session while it waits for its code: then none comes, and that is a 503.
+[[operations]]
+include-operation-id = "request_pair_code"
+checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 503]
+checks.max_response_time = 60
 """
 
 
