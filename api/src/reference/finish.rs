@@ -286,7 +286,7 @@ fn name_again(document: &mut OpenApi) {
         .get_or_insert_default()
         .schemas
         .iter()
-        .filter(|(_, schema)| matches!(schema, RefOr::T(Schema::Object(object)) if !object.properties.is_empty()))
+        .filter(|(_, schema)| matches!(schema, RefOr::T(Schema::Object(object)) if object.schema_type == SchemaType::Type(Type::Object)))
         .map(|(name, schema)| (name.clone(), schema.clone()))
         .collect();
     let refer = |schema: &mut RefOr<Schema>| {
