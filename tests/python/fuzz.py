@@ -13,12 +13,25 @@ import subprocess
 import sys
 import urllib.request
 
+# All checks are on, as they are unless somebody says otherwise; one worker, as CPython 3.11 stumbles over its own parser in two.
+#
 # A 422 (of a query parameter a 400) is accepted where the schema can't say what is wrong: that a number's country code is
 # none, that a text belongs to a message of type text, that a cursor was made here.
 CONFIG = """
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 406, 409, 413, 422, 429, 503]
 negative_data_rejection.expected-statuses = ["4xx"]
+
+# Each item of a batch is judged for itself: a wrong one has its error within a 202.
+[[operations]]
+include-operation-id = "send_batch"
+checks.negative_data_rejection.enabled = false
+
+# Other requests disconnect or pause the session while it waits for its code: then none comes, and that is a 503.
+[[operations]]
+include-operation-id = "request_pair_code"
+checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 503]
+checks.max_response_time = 60
 """
 
 
@@ -65,11 +78,9 @@ def main():
         "run", str(folder / "openapi.json"),
         "--url", origin,
         "--header", f"Authorization: Bearer {token}",
-        "--checks", "all",
         "--phases", "examples,coverage,fuzzing",
         "--max-examples", "20",
         "--seed", seed,
-        "--workers", "2",
         "--request-timeout", "70",
         "--no-shrink",
         "--suppress-health-check", "all",

@@ -24,8 +24,7 @@ use crate::state::App;
     params(OfUser, Idempotency),
     request_body(content(
         (SendMedia = "application/json", example = json!({
-            "recipient": "+15551234567", "media_url": "https://example.org/receipt.pdf", "media_type": "document",
-            "caption": "Your receipt"
+            "recipient": "+15551234567", "media_url": "https://example.org/receipt.pdf", "media_type": "document"
         })),
         (SendMediaUpload = "multipart/form-data", example = json!({
             "recipient": "+15551234567", "media_type": "document", "caption": "Your receipt", "file": "@receipt.pdf"

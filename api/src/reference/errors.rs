@@ -310,6 +310,12 @@ const FIELDS: &[Row] = &[
         "Choose another name.",
     ),
     (
+        "too_large",
+        "The file is too large.",
+        "A file in base64 has more bytes than files may have: 16 MiB, unless the operator has set another limit.",
+        "Send a smaller one.",
+    ),
+    (
         "too_common",
         "The password is one of those that everybody tries first.",
         "It stands in lists of passwords that were found again and again.",

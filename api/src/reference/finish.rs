@@ -9,7 +9,7 @@ use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, Object, SchemaType, Type};
 use utoipa::openapi::security::SecurityRequirement;
-use utoipa::openapi::{Components, ContentBuilder, Header, OpenApi, Ref, RefOr, Response, Schema};
+use utoipa::openapi::{Components, ContentBuilder, Header, OpenApi, Ref, RefOr, Required, Response, Schema};
 
 use super::errors::{example, problem};
 use crate::problem::Code;
@@ -230,6 +230,7 @@ fn headers() -> [(&'static str, Header); 6] {
 fn exact_schemas(document: &mut OpenApi) {
     merge_flattened(document);
     name_again(document);
+    optional_bodies(document);
     let requests = reachable(document, true);
     let answers = reachable(document, false);
     let components = document.components.get_or_insert_default();
@@ -258,10 +259,9 @@ fn exact_schemas(document: &mut OpenApi) {
 
 /// A type that has the fields of another one, and more, has them all itself.
 fn merge_flattened(document: &mut OpenApi) {
-    let components = document.components.get_or_insert_default();
-    let known = components.schemas.clone();
-    for schema in components.schemas.values_mut() {
-        let RefOr::T(Schema::AllOf(all)) = schema else { continue };
+    let known = document.components.get_or_insert_default().schemas.clone();
+    every_schema(document, &mut |schema| {
+        let RefOr::T(Schema::AllOf(all)) = schema else { return };
         let mut whole = Object::with_type(Type::Object);
         whole.description = all.description.clone();
         for item in &all.items {
@@ -276,7 +276,7 @@ fn merge_flattened(document: &mut OpenApi) {
             }
         }
         *schema = RefOr::T(Schema::Object(whole));
-    }
+    });
 }
 
 /// Generic types repeat what stands in them: what has a name is referred to by it.
@@ -286,7 +286,7 @@ fn name_again(document: &mut OpenApi) {
         .get_or_insert_default()
         .schemas
         .iter()
-        .filter(|(_, schema)| matches!(schema, RefOr::T(Schema::Object(object)) if !object.properties.is_empty()))
+        .filter(|(_, schema)| matches!(schema, RefOr::T(Schema::Object(object)) if object.schema_type == SchemaType::Type(Type::Object)))
         .map(|(name, schema)| (name.clone(), schema.clone()))
         .collect();
     let refer = |schema: &mut RefOr<Schema>| {
@@ -303,6 +303,28 @@ fn name_again(document: &mut OpenApi) {
         }
         _ => {}
     });
+}
+
+/// An absent body is an empty one, which is fine where no field is needed.
+fn optional_bodies(document: &mut OpenApi) {
+    let schemas = document.components.get_or_insert_default().schemas.clone();
+    let needs_none = |schema: &RefOr<Schema>| {
+        let RefOr::Ref(reference) = schema else { return false };
+        let named = name_of(reference).and_then(|name| schemas.get(name));
+        matches!(named, Some(RefOr::T(Schema::Object(object))) if object.required.is_empty())
+    };
+    for item in document.paths.paths.values_mut() {
+        for (_, operation) in operations(item) {
+            if let Some(RefOr::T(body)) = &mut operation.request_body {
+                let mut schemas = body.content.values().filter_map(|content| match content {
+                    RefOr::T(content) => content.schema.as_ref(),
+                    RefOr::Ref(_) => None,
+                });
+                let needed = if schemas.all(needs_none) { Required::False } else { Required::True };
+                body.required = Some(needed);
+            }
+        }
+    }
 }
 
 /// A parameter is given or not, but never null.

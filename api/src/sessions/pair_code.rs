@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::ports::store::Moved;
 use sanasr_shared::recipient::Recipient;
+use sanasr_shared::session::SessionStatus;
 use sanasr_shared::time::Time;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -98,6 +99,11 @@ pub(crate) async fn pair_code(
     loop {
         if let Some((code, expires_at)) = app.store.pair_code(session.id).await? {
             return Ok(Data(StatusCode::OK, PairCode { code, expires_at }));
+        }
+        // A phone may be quicker than we are.
+        let now = app.store.session(user, &name).await?.ok_or_else(absent)?;
+        if now.status == SessionStatus::Connected {
+            return Err(Problem::conflict("The session has been paired meanwhile."));
         }
         let told =
             async { while !matches!(signals.recv().await.as_deref(), Ok(Signal::Session(id)) if *id == session.id) {} };
