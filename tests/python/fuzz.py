@@ -89,7 +89,7 @@ def main():
         "--exclude-operation-id", "log_out",
     ]
     there = json.dumps(made(origin, token))
-    environment = {**os.environ, "SANASR_FUZZ_THERE": there, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(here), "NO_COLOR": "1"}
+    environment = {**os.environ, "SANASR_FUZZ_THERE": there, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(here), "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     print("seed:", seed, flush=True)
     sys.exit(subprocess.run(command, cwd=folder, env=environment).returncode)
 
