@@ -166,7 +166,7 @@ fn responses(html: &mut String, operation: &Operation, book: &Book) {
             let _ = writeln!(errors, "<tr><td class=\"status\">{status}</td><td>{}</td></tr>", error(response));
             continue;
         }
-        let _ = write!(html, "<p><span class=\"status good\">{status}</span> {}</p>\n", inline(&response.description),);
+        let _ = writeln!(html, "<p><span class=\"status good\">{status}</span> {}</p>", inline(&response.description));
         for (kind, content) in &response.content {
             let RefOr::T(content) = content else { continue };
             if let Some(schema) = &content.schema {
@@ -205,7 +205,7 @@ fn error(response: &Response) -> String {
 fn examples(html: &mut String, entry: &Entry, book: &Book) {
     let bodies = bodies(entry);
     if bodies.is_empty() {
-        let _ = write!(html, "<pre><code>{}</code></pre>\n", escape(&curl(entry, None)));
+        let _ = writeln!(html, "<pre><code>{}</code></pre>", escape(&curl(entry, None)));
     }
     for (n, (name, body)) in bodies.iter().enumerate() {
         let (open, name) = (if n == 0 { " open" } else { "" }, if name.is_empty() { "Request" } else { name });
@@ -235,7 +235,8 @@ fn answer(kind: &str, content: &Content, book: &Book) -> Option<String> {
     if let Some(Value::String(text)) = &content.example {
         return Some(text.clone());
     }
-    (kind == "application/json").then(|| sample(content.schema.as_ref()?, book).into()).flatten()
+    let schema = content.schema.as_ref().filter(|_| kind == "application/json")?;
+    sample(schema, book)
 }
 
 /// The examples of a body: their names, and the body on lines of its own.
