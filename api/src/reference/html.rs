@@ -35,7 +35,7 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
-/// Paragraphs, with `code`, **bold** and [links](to).
+/// Paragraphs, with code in backticks, bold words between two asterisks, and links.
 pub(super) fn markdown(text: &str) -> String {
     let mut html = String::new();
     for paragraph in text.split("\n\n").map(str::trim).filter(|paragraph| !paragraph.is_empty()) {
