@@ -101,7 +101,7 @@ pub struct HttpSettings {
     #[arg(long, env = "SANASR_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_network)]
     pub trusted_proxies: Vec<IpNet>,
 
-    /// Origins whose pages may call the API, such as https://app.example.org [default: none]
+    /// Origins whose pages may call the API, such as `https://app.example.org` [default: none]
     #[arg(long, env = "SANASR_CORS_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', value_parser = parse_origin)]
     pub cors_origins: Vec<String>,
 
