@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::problem::Problem;
 
-/// What waits, at most: some seconds of work.
-const WAITING_MAX: usize = 64;
+/// What waits, at most: some seconds of work. Waiting costs less than being refused and coming again.
+const WAITING_MAX: usize = 256;
 /// The thread's niceness: a tenth of the share that other threads get.
 const NICENESS: i32 = 10;
 
