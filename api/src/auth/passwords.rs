@@ -1,8 +1,8 @@
 //! The thread that hashes passwords.
 //!
 //! There is one for each process, so that a flood of logins has one hash's memory (19 MiB) and at most one core. Its
-//! priority is low: on a busy machine Linux then prefers the threads that accept and send, and logins wait. Not the lowest,
-//! by which an admin would wait for many seconds when they need to look the most.
+//! priority is the lowest: on a busy machine Linux prefers whatever accepts and sends, in this process and beside it, and
+//! logins wait.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,8 +12,8 @@ use crate::problem::Problem;
 
 /// What waits, at most: some seconds of work. Waiting costs less than being refused and coming again.
 const WAITING_MAX: usize = 256;
-/// The thread's niceness: a tenth of the share that other threads get.
-const NICENESS: i32 = 10;
+/// The thread's niceness: about a seventieth of the share that other threads get.
+const NICENESS: i32 = 19;
 
 type Work = Box<dyn FnOnce() + Send>;
 
