@@ -1,10 +1,11 @@
 //! The thread that hashes passwords.
 //!
-//! There is one for each process, so that a flood of logins has one hash's memory (19 MiB) and at most one core. Its
+//! There is one for each process, so that a flood of logins has one hash's memory (19 MiB) and a third of a core. Its
 //! priority is the lowest: on a busy machine Linux prefers whatever accepts and sends, in this process and beside it, and
 //! logins wait.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,6 +15,10 @@ use crate::problem::Problem;
 const WAITING_MAX: usize = 256;
 /// The thread's niceness: about a seventieth of the share that other threads get.
 const NICENESS: i32 = 19;
+
+/// While others wait, the thread rests this many times as long as a hash took: what it does to caches and memory, and what
+/// each login writes, slows sends even on an idle core.
+const RESTS: u32 = 2;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -67,7 +72,11 @@ fn work(mut waiting: mpsc::Receiver<Work>) {
         tracing::warn!(%error, "the thread that hashes passwords keeps its priority");
     }
     while let Some(work) = waiting.blocking_recv() {
+        let began = Instant::now();
         let _ = catch_unwind(AssertUnwindSafe(work));
+        if !waiting.is_empty() {
+            std::thread::sleep(began.elapsed() * RESTS);
+        }
     }
 }
 
