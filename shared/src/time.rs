@@ -54,8 +54,10 @@ impl Time {
 impl Day {
     /// Reads `YYYY-MM-DD`; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
-        let day = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().filter(|_| text.len() == 10)?;
-        Some(Self(day.signed_duration_since(NaiveDate::default()).num_days()))
+        let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
+        let day = Self(date.signed_duration_since(NaiveDate::default()).num_days());
+        // chrono also takes signs and blanks, and months of one digit.
+        (day.to_string() == text).then_some(day)
     }
 
     /// Midnight at its start.
@@ -134,7 +136,7 @@ mod tests {
         for day in [Day(0), Day(-1), Day(20_782)] {
             assert_eq!(Day::parse(&day.to_string()), Some(day));
         }
-        for wrong in ["", "2026-11-31", "2026-1-1", "+026-11-25", "2026-11-25 ", "2026-11-25T00:00:00Z"] {
+        for wrong in ["", "2026-11-31", "2026-1-1", "+026-11-25", "2026- 1- 1", "2026-11-25 ", "2026-11-25T00:00:00Z"] {
             assert_eq!(Day::parse(wrong), None, "{wrong}");
         }
     }
