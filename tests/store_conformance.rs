@@ -11,8 +11,9 @@ use sanasr_shared::ports::store::{AcceptHook, AcceptedJob, Scope, Store};
 use sanasr_shared::store::{postgres, sqlite};
 use sanasr_shared::store_suite;
 use sanasr_shared::time::Day;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::{ConnectOptions, Connection};
+use sqlx_postgres::PgConnection;
+use sqlx_sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use crate::harness::folder::Folder;
 use crate::harness::services::{Database, Kind};

@@ -8,9 +8,9 @@ use lapin::options::QueueDeleteOptions;
 use lapin::{Connection as Broker, ConnectionProperties};
 use sanasr_shared::ids::SessionId;
 use sanasr_shared::time::{DAY_MS, Time};
-use sqlx::postgres::PgConnection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use sqlx_postgres::PgConnection;
+use sqlx_sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use uuid::Uuid;
 
 /// Rows that one statement makes.

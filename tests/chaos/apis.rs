@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use sqlx::ConnectOptions;
-use sqlx::postgres::PgConnectOptions;
+use sqlx_postgres::PgConnectOptions;
 
 use super::load::{Answer, App, Load};
 use super::{check_all_read, ordinary, special, text, time_to_whatsapp};

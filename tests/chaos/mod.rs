@@ -84,7 +84,7 @@ async fn check_shown(seen: &Arrivals, client: &Client, sent: &[Message]) {
 }
 
 /// Checks that no message's status has ever moved backwards, but for the step back after a transient fault.
-async fn check_forward(database: &sqlx::PgPool) {
+async fn check_forward(database: &sqlx_postgres::PgPool) {
     let back: Vec<(uuid::Uuid, i16, i16)> = sqlx::query_as(
         "SELECT message_id, was, status
          FROM (SELECT message_id, status, lag(status) OVER (PARTITION BY message_id ORDER BY n) AS was
@@ -100,7 +100,7 @@ async fn check_forward(database: &sqlx::PgPool) {
 }
 
 /// The messages that are being sent now, by WhatsApp id.
-async fn in_flight(database: &sqlx::PgPool) -> BTreeSet<String> {
+async fn in_flight(database: &sqlx_postgres::PgPool) -> BTreeSet<String> {
     let rows: Vec<(String,)> = sqlx::query_as("SELECT whatsapp_id FROM messages WHERE status = $1")
         .bind(Status::Sending as i16)
         .fetch_all(database)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sanasr_shared::message::Status;
-use sqlx::PgPool;
+use sqlx_postgres::PgPool;
 use uuid::Uuid;
 
 use super::load::{App, Load};

@@ -264,8 +264,8 @@ async fn a_stream_ends_with_its_key(mode: Mode) {
             sqlx::query(revoke).execute(&system.database().await).await.expect("a change");
         }
         Mode::Embedded => {
-            let file = sqlx::sqlite::SqliteConnectOptions::new().filename(system.data_dir().join("sanasr.db"));
-            let mut connection = sqlx::SqliteConnection::connect_with(&file).await.expect("the database");
+            let file = sqlx_sqlite::SqliteConnectOptions::new().filename(system.data_dir().join("sanasr.db"));
+            let mut connection = sqlx_sqlite::SqliteConnection::connect_with(&file).await.expect("the database");
             sqlx::query(revoke).execute(&mut connection).await.expect("a change");
         }
     }

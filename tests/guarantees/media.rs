@@ -9,7 +9,7 @@ use sanasr_shared::message::Status;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::ConnectOptions;
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx_sqlite::SqliteConnectOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -78,25 +78,26 @@ async fn a_proxy_passes_holds_cuts_and_refuses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn private_services_come_back_with_what_they_kept() {
     let service = Service::start(Kind::Postgres).await;
-    let mut connection = sqlx::PgConnection::connect(service.url()).await.expect("a connection");
+    let mut connection = sqlx_postgres::PgConnection::connect(service.url()).await.expect("a connection");
     sqlx::query("CREATE TABLE kept AS SELECT 1 AS n").execute(&mut connection).await.expect("a table");
     service.kill().await;
     assert!(sqlx::query("SELECT 1").execute(&mut connection).await.is_err(), "killed");
     service.start_again().await;
-    let mut connection = sqlx::PgConnection::connect(service.url()).await.expect("a connection again");
+    let mut connection = sqlx_postgres::PgConnection::connect(service.url()).await.expect("a connection again");
     sqlx::query("SELECT n FROM kept").execute(&mut connection).await.expect("what was committed");
 
     service.freeze().await;
     assert!(timeout(SHORT * 3, sqlx::query("SELECT 1").execute(&mut connection)).await.is_err(), "frozen");
     service.wake().await;
     drop(connection);
-    let connection = sqlx::PgConnection::connect(service.url()).await.expect("a connection after the freeze");
+    let connection = sqlx_postgres::PgConnection::connect(service.url()).await.expect("a connection after the freeze");
     drop(connection);
 
     service.stop().await;
     service.wipe();
     service.start_again().await;
-    let mut connection = sqlx::PgConnection::connect(service.url()).await.expect("a connection to the new one");
+    let mut connection =
+        sqlx_postgres::PgConnection::connect(service.url()).await.expect("a connection to the new one");
     assert!(sqlx::query("SELECT n FROM kept").execute(&mut connection).await.is_err(), "wiped");
 }
 

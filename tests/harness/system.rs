@@ -136,9 +136,9 @@ impl System {
     }
 
     /// A connection to the system's PostgreSQL, for assertions on rows.
-    pub(crate) async fn database(&self) -> sqlx::PgPool {
+    pub(crate) async fn database(&self) -> sqlx_postgres::PgPool {
         let url = self.database.as_ref().expect("a distributed system").url();
-        sqlx::postgres::PgPoolOptions::new().max_connections(2).connect(url).await.expect("the test's database")
+        sqlx_postgres::PgPoolOptions::new().max_connections(2).connect(url).await.expect("the test's database")
     }
 
     /// The data dir of the system's processes.

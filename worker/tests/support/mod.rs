@@ -24,7 +24,7 @@ use sanasr_shared::time::Time;
 use sanasr_shared::user::NewUser;
 use sanasr_worker::{Parts, run};
 use sqlx::ConnectOptions;
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx_sqlite::SqliteConnectOptions;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

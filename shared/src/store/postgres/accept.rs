@@ -9,7 +9,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
+use sqlx_postgres::PgConnection;
 use uuid::Uuid;
 
 use super::committer::{Committer, Statement};

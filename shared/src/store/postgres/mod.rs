@@ -27,8 +27,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection};
+use sqlx::{ConnectOptions, Connection};
+use sqlx_postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -50,7 +50,7 @@ use crate::usage::{Quota, UsageStats};
 use crate::user::{KeyOwner, NewUser, User};
 
 /// The database that the shared statements are compiled for.
-pub(crate) type Db = sqlx::Postgres;
+pub(crate) type Db = sqlx_postgres::Postgres;
 
 use self::sql::failed as error;
 

@@ -1,7 +1,8 @@
 //! Tables in a partition a day: made ahead, and dropped whole when they are kept no longer. What was written before there was
 //! a partition for it lies in the default one, and is deleted there.
 
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::AssertSqlSafe;
+use sqlx_postgres::PgConnection;
 
 use super::error;
 use crate::ports::store::{Result, SWEEP_CHUNK};

@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use serde::Serialize;
-use sqlx::sqlite::{
+use sqlx::{ConnectOptions, Connection};
+use sqlx_sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Connection};
 use tokio::sync::Mutex;
 
 use super::sql::failed;
@@ -96,7 +96,7 @@ impl Logs {
 
     async fn change<'q, T>(&self, text: &'static str, first: T, second: i64) -> Result<u64>
     where
-        T: sqlx::Encode<'q, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite> + Send + 'q,
+        T: sqlx::Encode<'q, sqlx_sqlite::Sqlite> + sqlx::Type<sqlx_sqlite::Sqlite> + Send + 'q,
     {
         let mut writer = self.writer.lock().await;
         let Some(conn) = writer.as_mut() else {

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use sqlx_sqlite::SqliteConnectOptions;
 
 use super::logs;
 use super::sql::failed;

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row};
+use sqlx_sqlite::SqliteRow;
 
 use super::moves::{Effects, Hex, json};
 use super::script::{Answers, Script};

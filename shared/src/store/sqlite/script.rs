@@ -9,8 +9,8 @@ use std::vec;
 
 use futures_util::StreamExt;
 use sqlx::error::BoxDynError;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Arguments, AssertSqlSafe, Either, Encode, Executor, FromRow, Sqlite, Type};
+use sqlx::{Arguments, AssertSqlSafe, Either, Encode, Executor, FromRow, Type};
+use sqlx_sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
 use super::sql::failed;
 use crate::ports::store::{Result, StoreError};
@@ -190,7 +190,8 @@ impl Answers {
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{ConnectOptions, sqlite::SqliteConnectOptions};
+    use sqlx::ConnectOptions;
+    use sqlx_sqlite::SqliteConnectOptions;
 
     use super::*;
 

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use sqlx::sqlite::SqliteConnection;
+use sqlx_sqlite::SqliteConnection;
 
 use super::accept;
 use super::script::{Answers, Script, Stopped};
