@@ -108,3 +108,45 @@ impl ApiLogs {
 fn dropped(lines: usize) {
     metrics::counter!("sanasr_api_logs_dropped_total").increment(u64::try_from(lines).unwrap_or(u64::MAX));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::atomic::Ordering;
+
+    use sanasr_shared::time::Time;
+
+    use super::*;
+    use crate::tests::fake::FakeStore;
+
+    fn line(n: usize) -> ApiLog {
+        ApiLog {
+            at: Time(0),
+            user: None,
+            endpoint: "/api/v1/usage".to_owned(),
+            method: "GET".to_owned(),
+            status: 200,
+            duration_us: i64::try_from(n).expect("a small number"),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            request_id: "".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_wait_for_a_database_that_is_away_and_only_so_many() {
+        let store = Arc::new(FakeStore::default());
+        let ended = CancellationToken::new();
+        ended.cancel();
+        let logs = ApiLogs::start(Arc::clone(&store) as Arc<dyn Store>, ended);
+        store.away.store(true, Ordering::Relaxed);
+        (0..BATCH).for_each(|n| logs.add(line(n)));
+        logs.flush().await;
+        (BATCH..WAITING_MAX + 5).for_each(|n| logs.add(line(n)));
+        logs.flush().await;
+        assert_eq!(store.data().api_logs.len(), 0);
+        store.away.store(false, Ordering::Relaxed);
+        logs.flush().await;
+        let written: Vec<_> = store.data().api_logs.iter().map(|line| line.duration_us).collect();
+        assert!(written.iter().copied().eq((0..).take(WAITING_MAX)), "the first ones, in order, each once");
+    }
+}

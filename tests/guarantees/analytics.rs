@@ -10,7 +10,12 @@ use serde_json::{Value, json};
 use crate::harness::wait::seconds;
 use crate::harness::{Client, Message, Mode, System, both_modes, eventually};
 
-both_modes!(usage_stats_are_right_to_the_unit, each_request_is_in_the_api_log, lists_go_page_by_page);
+both_modes!(
+    usage_stats_are_right_to_the_unit,
+    each_request_is_in_the_api_log,
+    the_api_log_can_be_left_out,
+    lists_go_page_by_page,
+);
 
 /// Usage goes by the day: a test that midnight might cut in two begins after it.
 async fn away_from_midnight() {
@@ -200,6 +205,21 @@ async fn each_request_is_in_the_api_log(mode: Mode) {
         assert_eq!(client.get(path).await.expect(403).code(), "forbidden", "an API key opens no admin endpoint");
         assert_eq!(client.with_key("").get(path).await.expect(401).code(), "unauthenticated");
     }
+}
+
+async fn the_api_log_can_be_left_out(mode: Mode) {
+    away_from_midnight().await;
+    let mut system = System::with(mode).env("SANASR_API_LOGS", "false").start().await;
+    for _ in 0..10 {
+        system.client().get("/usage").await.expect(200);
+    }
+    // Whatever waits to be written is written when a process stops.
+    assert_eq!(system.apis.remove(0).process.stop().await, Some(0));
+    system.add_api(&[]).await;
+    let admin = system.admin().await;
+    assert_eq!(list(&admin, LOGS, "").await, [] as [Value; 0]);
+    let usage: Value = system.client().get("/usage").await.expect(200).data();
+    assert!(usage["days"][0]["api_requests"].as_i64() >= Some(10), "usage is counted all the same: {usage}");
 }
 
 async fn lists_go_page_by_page(mode: Mode) {

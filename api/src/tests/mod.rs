@@ -1,7 +1,7 @@
 //! The router as a whole, over a store in memory.
 
 mod events;
-mod fake;
+pub(crate) mod fake;
 mod journal;
 
 use std::sync::Arc;
