@@ -240,8 +240,9 @@ pub struct SimulatorSettings {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogSettings {
-    /// What to log: a level, or directives such as info,sqlx=warn
-    #[arg(long, env = "SANASR_LOG", default_value = "info,sqlx=warn,lapin=off", value_name = "FILTER")]
+    /// What to log: a level, or directives such as info,sqlx=debug; the clients of databases and of RabbitMQ are
+    /// quiet unless they are named
+    #[arg(long, env = "SANASR_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
 
     /// text or json

@@ -9,12 +9,16 @@ use tracing_subscriber::EnvFilter;
 
 use crate::settings::{LogFormat, LogSettings};
 
+/// What goes before the filter of the settings. lapin writes a line for each message that comes back, which is all of a
+/// session's while nobody drives it; what matters of that is in our own lines and metrics.
+const QUIET: &str = "sqlx=warn,lapin=off";
+
 /// Starts writing logs, to standard error.
 ///
 /// # Errors
 /// What is wrong with the filter.
 pub fn init_logs(settings: &LogSettings) -> Result<(), String> {
-    let filter = EnvFilter::builder().parse(&settings.log).map_err(|e| format!("SANASR_LOG: {e}"))?;
+    let filter = filter(&settings.log)?;
     let json = match settings.log_format {
         LogFormat::Auto | LogFormat::Text => false,
         LogFormat::Json => true,
@@ -27,6 +31,10 @@ pub fn init_logs(settings: &LogSettings) -> Result<(), String> {
         builder.with_ansi(terminal).with_target(false).try_init()
     };
     done.map_err(|e| format!("can't start logging: {e}"))
+}
+
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::builder().parse(format!("{QUIET},{text}")).map_err(|e| format!("SANASR_LOG: {e}"))
 }
 
 /// Starts counting; the handle renders what was counted in Prometheus's text format.
@@ -47,4 +55,22 @@ pub fn init_metrics() -> Result<PrometheusHandle, String> {
         .map_err(set)?
         .install_recorder()
         .map_err(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_quiet_unless_they_are_named() {
+        let directives = |text: &str| {
+            let mut directives: Vec<_> =
+                filter(text).expect("a filter").to_string().split(',').map(str::to_owned).collect();
+            directives.sort();
+            directives
+        };
+        assert_eq!(directives("debug"), ["debug", "lapin=off", "sqlx=warn"]);
+        assert_eq!(directives("info,lapin=debug"), ["info", "lapin=debug", "sqlx=warn"]);
+        assert!(filter("lapin=loud").is_err_and(|e| e.contains("SANASR_LOG")));
+    }
 }

@@ -117,7 +117,8 @@ fn line(n: i64, user: Option<UserId>) -> ApiLog {
         status: [200, 202, 404, 503][n as usize % 4],
         duration_us: n,
         address: ["192.0.2.1", "2001:db8::1"][n as usize % 2].parse::<IpAddr>().expect("an address"),
-        request_id: Arc::from(format!("r-{n}")),
+        // What would end a field, a line or the text in a careless format.
+        request_id: Arc::from(format!("\\N\t{n}\r\n\\.")),
     }
 }
 
