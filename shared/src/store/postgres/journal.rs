@@ -1,6 +1,6 @@
 //! Events, the API log and usage by day.
 
-use std::fmt::{self, Write};
+use std::fmt::Write;
 
 use async_trait::async_trait;
 
@@ -9,7 +9,7 @@ use crate::ids::{ApiKeyId, FamilyId, SessionId};
 use crate::ports::journal::{
     ApiLog, ApiLogFilter, Event, Journal, LogPlace, Newest, UNDER_WAY_MAX, UsageFilter, UsagePlace,
 };
-use crate::ports::store::{Page, Result, Scope, StoreError};
+use crate::ports::store::{Page, Result, Scope};
 use crate::session::Session;
 use crate::time::millis;
 use crate::usage::UsageStats;
@@ -33,22 +33,23 @@ const COPY_LOGS: &str =
     "COPY api_logs (at, user_id, endpoint, method, status, duration_us, ip_address, request_id) FROM STDIN";
 
 /// Lines in the text format of `COPY`.
-fn copied(lines: &[ApiLog]) -> std::result::Result<String, fmt::Error> {
+fn copied(lines: &[ApiLog]) -> String {
     let mut text = String::with_capacity(lines.len() * 160);
     for line in lines {
-        write!(text, "{}\t", line.at.0)?;
-        match line.user {
-            Some(user) => write!(text, "{}\t", user.0)?,
-            None => text.push_str("\\N\t"),
-        }
+        // Writing to a string can't fail.
+        let _ = write!(text, "{}\t", line.at.0);
+        let _ = match line.user {
+            Some(user) => write!(text, "{}\t", user.0),
+            None => text.write_str("\\N\t"),
+        };
         escape(&line.endpoint, &mut text);
         text.push('\t');
         escape(&line.method, &mut text);
-        write!(text, "\t{}\t{}\t{}\t", line.status, line.duration_us, line.address)?;
+        let _ = write!(text, "\t{}\t{}\t{}\t", line.status, line.duration_us, line.address);
         escape(&line.request_id, &mut text);
         text.push('\n');
     }
-    Ok(text)
+    text
 }
 
 fn escape(value: &str, text: &mut String) {
@@ -111,10 +112,7 @@ impl Journal for Postgres {
     }
 
     async fn write_api_logs(&self, lines: &[ApiLog]) -> Result<()> {
-        if lines.is_empty() {
-            return Ok(());
-        }
-        let text = copied(lines).map_err(|e| StoreError::Internal(format!("lines of the API log: {e}")))?;
+        let text = copied(lines);
         self.on_pool(async |c| {
             let mut copy = c.copy_in_raw(COPY_LOGS).await.map_err(error)?;
             copy.send(text.as_bytes()).await.map_err(error)?;
