@@ -1,0 +1,1 @@
+//! A WhatsApp server for the tests.
