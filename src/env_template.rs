@@ -11,7 +11,7 @@ pub(crate) fn render() -> String {
     let mut text = String::from("# Every setting of sanasr with its default. Remove the # of a line to change it.\n");
     let mut heading = None;
     let command = Cli::command();
-    for argument in command.get_arguments() {
+    for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
         let Some(variable) = argument.get_env().and_then(|name| name.to_str()) else { continue };
         if argument.get_help_heading() != heading {
             heading = argument.get_help_heading();

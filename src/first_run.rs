@@ -103,11 +103,8 @@ async fn pair_default_session(store: &dyn Store, user: &User) -> anyhow::Result<
     store.register(worker, Duration::from_secs(10)).await?;
     for session in store.take(worker, 1).await? {
         let report = SessionReport {
-            status: SessionStatus::Connecting,
-            blocked_reason: None,
-            qr: None,
-            pair_code: None,
             pairing: Some(Pairing::Paired(SIMULATED_NUMBER.to_owned())),
+            ..SessionReport::new(SessionStatus::Connecting)
         };
         store.report(worker, session.id, &report).await?;
     }

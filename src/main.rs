@@ -15,7 +15,7 @@ use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sanasr_shared::settings::{
-    AcceptSettings, AdminSettings, HttpSettings, LogSettings, MediaSettings, ServiceSettings, SimulatorSettings,
+    AcceptSettings, AdminSettings, HttpSettings, LogSettings, MediaSettings, ServiceSettings, SimulatorSettings, WhatsappSettings,
     StoreSettings, TokenSettings, WorkerSettings,
 };
 
@@ -73,6 +73,8 @@ struct AllArgs {
     #[command(flatten)]
     simulator: SimulatorSettings,
     #[command(flatten)]
+    whatsapp: WhatsappSettings,
+    #[command(flatten)]
     log: LogSettings,
 }
 
@@ -110,6 +112,8 @@ struct WorkerArgs {
     worker: WorkerSettings,
     #[command(flatten)]
     simulator: SimulatorSettings,
+    #[command(flatten)]
+    whatsapp: WhatsappSettings,
     #[command(flatten)]
     log: LogSettings,
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use sanasr_api::OpsParts;
 use sanasr_shared::bridge::simulator::Simulator;
+use sanasr_shared::bridge::whatsapp::Whatsapp;
 use sanasr_shared::lifecycle::{stop_on_signals, wait_for};
 use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::bridge::Bridge;
@@ -22,7 +23,7 @@ use sanasr_shared::queue::rabbitmq::RabbitQueue;
 use sanasr_shared::secret::SecretKey;
 use sanasr_shared::settings::{
     AcceptSettings, HttpSettings, LogSettings, MediaSettings, ServiceSettings, SimulatorSettings, StoreSettings,
-    TokenSettings, WorkerSettings,
+    TokenSettings, WhatsappSettings, WorkerSettings,
 };
 use sanasr_shared::signals::memory::MemorySignals;
 use sanasr_shared::signals::redis::RedisSignals;
@@ -49,9 +50,10 @@ pub(crate) async fn all(args: AllArgs) -> anyhow::Result<()> {
     let listener = listen(args.http.listen, DEFAULT_LISTEN).await?;
     let address = listener.local_addr()?;
     let secret = secret(&args.services, &args.store)?;
-    let bridges = bridges(&args.simulator)?;
+    args.whatsapp.url().map_err(anyhow::Error::msg)?;
     let metrics = Metrics::start(&args.http).await?;
     let Some(ports) = Ports::open(&args.store, &args.services, &args.media, true, &stop).await? else { return Ok(()) };
+    let bridges = bridges(&args.simulator, &args.whatsapp, &ports, &secret)?;
     first_run::everything(&*ports.store, &args.admin, &args.accept, address).await?;
 
     metrics.serve(&ports, &stop);
@@ -84,15 +86,16 @@ pub(crate) async fn api(args: ApiArgs) -> anyhow::Result<()> {
 pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
     start_logs(&args.log)?;
     require_services(&args.store, &args.services)?;
-    secret(&args.services, &args.store)?;
+    let secret = secret(&args.services, &args.store)?;
+    args.whatsapp.url().map_err(anyhow::Error::msg)?;
     let stop = stop_on_signals()?;
     let listener = match args.http.listen {
         Some(address) => Some(listen(Some(address), DEFAULT_LISTEN).await?),
         None => None,
     };
     let metrics = Metrics::start(&args.http).await?;
-    let bridges = bridges(&args.simulator)?;
     let Some(ports) = Ports::open(&args.store, &args.services, &args.media, false, &stop).await? else { return Ok(()) };
+    let bridges = bridges(&args.simulator, &args.whatsapp, &ports, &secret)?;
     metrics.serve(&ports, &stop);
     let ops = listener.map(|listener| tokio::spawn(serve_ops(ports.clone(), listener, metrics, stop.clone())));
     sanasr_worker::run(ports.worker(bridges, args.worker, args.media), stop, WORKER_DRAIN).await;
@@ -349,8 +352,16 @@ fn clone_listener(listener: &TcpListener) -> std::io::Result<TcpListener> {
     TcpListener::from_std(owned.into())
 }
 
-fn bridges(simulator: &SimulatorSettings) -> anyhow::Result<Vec<Arc<dyn Bridge>>> {
-    Ok(vec![Arc::new(Simulator::new(simulator).map_err(anyhow::Error::msg)?)])
+fn bridges(
+    simulator: &SimulatorSettings,
+    whatsapp: &WhatsappSettings,
+    ports: &Ports,
+    secret: &SecretKey,
+) -> anyhow::Result<Vec<Arc<dyn Bridge>>> {
+    let simulator = Simulator::new(simulator).map_err(anyhow::Error::msg)?;
+    let url = whatsapp.url().map_err(anyhow::Error::msg)?;
+    let whatsapp = Whatsapp::new(Arc::clone(&ports.store), secret, url).map_err(anyhow::Error::msg)?;
+    Ok(vec![Arc::new(simulator), Arc::new(whatsapp)])
 }
 
 async fn listen(address: Option<SocketAddr>, default: &str) -> anyhow::Result<TcpListener> {

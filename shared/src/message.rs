@@ -325,6 +325,8 @@ pub enum Hold {
     Retry = 1,
     /// WhatsApp restricts the account.
     Restricted = 2,
+    /// The session's care for its account: first messages to new recipients are spread.
+    Pacing = 3,
 }
 
 /// A message to be accepted. Everything that makes it what it is is fixed here, so that the same batch can be run again.

@@ -15,6 +15,8 @@ const RESERVED_NAMES: &[&str] = &["status", "init", "disconnect"];
 /// How long a marked session waits before it is drained: longer than an accept under way may last, so that the accepting
 /// path needs no lock on it.
 pub const DELETE_GRACE: Duration = Duration::from_secs(10);
+/// How long a newly linked phone is treated with more care.
+const WARM_UP: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// What drives a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum, ToSchema)]
@@ -23,16 +25,19 @@ pub const DELETE_GRACE: Duration = Duration::from_secs(10);
 pub enum BridgeKind {
     /// Behaves like WhatsApp without a phone.
     Simulator = 0,
+    /// WhatsApp itself, as one of a phone's linked devices.
+    Whatsapp = 1,
 }
 
 impl BridgeKind {
     /// Every kind.
-    pub const ALL: [Self; 1] = [Self::Simulator];
+    pub const ALL: [Self; 2] = [Self::Simulator, Self::Whatsapp];
 
     /// The word the API uses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Simulator => "simulator",
+            Self::Whatsapp => "whatsapp",
         }
     }
 
@@ -103,6 +108,45 @@ pub struct Pace {
     pub first_contacts_per_minute: Option<u32>,
     /// Show "typing" before a message.
     pub typing: bool,
+    /// Begin with a quarter of that after the phone was linked, and reach all of it within two weeks.
+    pub warm_up: bool,
+}
+
+impl Pace {
+    /// The pace of a new session: none for the simulator, and what a careful person would do for WhatsApp, which bans numbers
+    /// that behave like machines.
+    pub const fn of(bridge: BridgeKind) -> Self {
+        match bridge {
+            BridgeKind::Simulator => Self {
+                per_minute: None,
+                burst: None,
+                jitter_ms: 0,
+                first_contacts_per_minute: None,
+                typing: false,
+                warm_up: false,
+            },
+            BridgeKind::Whatsapp => Self {
+                per_minute: Some(20),
+                burst: Some(5),
+                jitter_ms: 2_000,
+                first_contacts_per_minute: Some(12),
+                typing: true,
+                warm_up: true,
+            },
+        }
+    }
+
+    /// The pace that holds so long after the phone was linked.
+    pub fn after(self, linked_for: Duration) -> Self {
+        let share = 0.25 + 0.75 * (linked_for.as_secs_f64() / WARM_UP.as_secs_f64());
+        if !self.warm_up || share >= 1.0 {
+            return self;
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a u32")]
+        let part = |full: u32| ((f64::from(full) * share) as u32).max(1);
+        let per_minute = self.per_minute.map(part);
+        Self { per_minute, first_contacts_per_minute: self.first_contacts_per_minute.map(part), ..self }
+    }
 }
 
 /// A session as its user sees it.
@@ -122,6 +166,8 @@ pub struct Session {
     pub paused: bool,
     /// More about its status, if there is more to say.
     pub blocked_reason: Option<String>,
+    /// When that ends by itself, if it does.
+    pub blocked_until: Option<Time>,
     /// The number it is paired with.
     pub phone_number: Option<String>,
     /// The raw text of the QR code to draw, while one waits.

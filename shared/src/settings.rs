@@ -236,6 +236,34 @@ pub struct SimulatorSettings {
     pub simulator_ledger: Option<PathBuf>,
 }
 
+/// WhatsApp itself.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "WhatsApp")]
+pub struct WhatsappSettings {
+    /// Server of the tests that stands for WhatsApp, as a ws:// URL; only in builds for tests
+    #[cfg(feature = "whatsapp-test-server")]
+    #[arg(long, env = "SANASR_WHATSAPP_URL", value_name = "URL", hide = true)]
+    pub whatsapp_url: Option<String>,
+}
+
+impl WhatsappSettings {
+    /// The server of the tests, if one is set.
+    ///
+    /// # Errors
+    /// In a build that speaks to WhatsApp alone, and whose check of WhatsApp's identity can't be relaxed: what to do.
+    pub fn url(&self) -> Result<Option<&str>, String> {
+        #[cfg(feature = "whatsapp-test-server")]
+        return Ok(self.whatsapp_url.as_deref());
+        #[cfg(not(feature = "whatsapp-test-server"))]
+        match std::env::var_os("SANASR_WHATSAPP_URL") {
+            None => Ok(None),
+            Some(_) => Err("SANASR_WHATSAPP_URL is set, but this program speaks to WhatsApp alone: unset it, or build it for \
+                tests with --features whatsapp-test-server"
+                .to_owned()),
+        }
+    }
+}
+
 /// Logs.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logs")]

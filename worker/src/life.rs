@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use sanasr_shared::ids::{SessionId, WorkerId};
 use sanasr_shared::lifecycle::Backoff;
 use sanasr_shared::media::FileStore;
-use sanasr_shared::ports::bridge::Bridge;
+use sanasr_shared::ports::bridge::{Bridge, Owner};
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::{Store, StoreError};
@@ -58,6 +58,12 @@ pub(crate) struct Life {
 pub(crate) struct Lost;
 
 impl Life {
+    /// This worker as a bridge knows it.
+    pub(crate) fn owner(self: &Arc<Self>) -> Owner {
+        let life = Arc::clone(self);
+        Owner::new(self.id, move || life.lease.holds())
+    }
+
     pub(crate) fn new(parts: &Parts, drain: Duration) -> Self {
         Self {
             id: WorkerId::generate(),

@@ -47,6 +47,8 @@ pub(crate) struct Finished {
     pub(crate) end: Ended,
     /// WhatsApp restricts the account.
     pub(crate) restricted: bool,
+    /// The bridge kept it back: it counts for no pace.
+    pub(crate) held: bool,
 }
 
 /// What became of it, as the store has it.
@@ -106,9 +108,13 @@ impl Delivery {
             }
             Outcome::Crashed { called, after: retry_pause(claimed.crashes + 1) }
         });
-        let restricted = matches!(&outcome, Outcome::Retry { hold: Hold::Restricted, .. });
+        let restricted = matches!(
+            &outcome,
+            Outcome::Retry { hold: Hold::Restricted, .. } | Outcome::Held { hold: Hold::Restricted, .. }
+        );
+        let held = matches!(&outcome, Outcome::Held { .. });
         let end = self.settle(&claimed, outcome).await;
-        Finished { seq, recipient, end, restricted }
+        Finished { seq, recipient, end, restricted, held }
     }
 
     /// Everything that may panic. `called` says whether the bridge has seen the message.
@@ -186,6 +192,7 @@ impl Delivery {
             Attempt::Restricted(error) => {
                 Outcome::Retry { error: storable(error), after: jitter(RESTRICTED_PAUSE), hold: Hold::Restricted }
             }
+            Attempt::Held(after, hold) => Outcome::Held { after, hold },
             Attempt::InDoubt(error) if self.repeats => {
                 Outcome::InDoubt { error: storable(error), after: retry_pause(claimed.attempt) }
             }
@@ -196,7 +203,10 @@ impl Delivery {
     async fn settle(&self, claimed: &Claimed, outcome: Outcome) -> Ended {
         self.tell(claimed, &outcome);
         let after = match &outcome {
-            Outcome::Retry { after, .. } | Outcome::InDoubt { after, .. } | Outcome::Crashed { after, .. } => *after,
+            Outcome::Retry { after, .. }
+            | Outcome::InDoubt { after, .. }
+            | Outcome::Held { after, .. }
+            | Outcome::Crashed { after, .. } => *after,
             Outcome::Sent | Outcome::Failed { .. } | Outcome::Expired | Outcome::Unknown | Outcome::Released => {
                 Duration::ZERO
             }
@@ -258,7 +268,7 @@ impl Delivery {
             Outcome::Retry { error, .. } | Outcome::Failed { error } => {
                 tracing::debug!(message = %id, session = %self.session, request_id, attempt, outcome = word, code = error.code, "send");
             }
-            Outcome::Sent | Outcome::Expired | Outcome::Released | Outcome::Crashed { .. } => {
+            Outcome::Sent | Outcome::Expired | Outcome::Held { .. } | Outcome::Released | Outcome::Crashed { .. } => {
                 tracing::debug!(message = %id, session = %self.session, request_id, attempt, outcome = word, "send");
             }
         }
@@ -269,12 +279,13 @@ impl Delivery {
 const fn word(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Sent => "sent",
-        Outcome::Retry { hold: Hold::Retry, .. } => "retry",
+        Outcome::Retry { hold: Hold::Retry | Hold::Pacing, .. } => "retry",
         Outcome::Retry { hold: Hold::Restricted, .. } => "restricted",
         Outcome::Failed { .. } => "failed",
         Outcome::Expired => "expired",
         Outcome::InDoubt { .. } => "in_doubt",
         Outcome::Unknown => "unknown",
+        Outcome::Held { .. } => "held",
         Outcome::Released => "released",
         Outcome::Crashed { .. } => "crashed",
     }

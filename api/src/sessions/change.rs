@@ -3,7 +3,7 @@
 use axum::extract::State;
 use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::ports::store::SessionCommand;
-use sanasr_shared::session::{Pace, Session};
+use sanasr_shared::session::{BridgeKind, Pace, Session};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
@@ -31,7 +31,7 @@ pub(crate) struct SessionChange {
     paused: Option<bool>,
 }
 
-/// How fast a session may send: what isn't given stays, null means the default.
+/// How fast a session may send: what isn't given stays, null means no limit; null for all of it means the bridge's default.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "the reference's form of what is read by hand, where null isn't absent")]
 pub(crate) struct SessionPace {
@@ -49,6 +49,8 @@ pub(crate) struct SessionPace {
     first_contacts_per_minute: Option<u32>,
     /// Show "typing" before a message.
     typing: Option<bool>,
+    /// Begin with a quarter of that after the phone was linked, and reach all of it within two weeks.
+    warm_up: Option<bool>,
 }
 
 /// Change a session
@@ -68,7 +70,7 @@ pub(crate) async fn change(
 ) -> Result<Data<Session>, Problem> {
     let change = Change::read(body)?;
     let mut session = app.store.session(user, &name).await?.ok_or_else(absent)?;
-    let pace = change.pace.map(|pace| pace.applied_to(session.pace));
+    let pace = change.pace.map(|pace| pace.applied_to(session.pace, session.bridge));
     if let Some(pace) = pace.filter(|pace| *pace != session.pace) {
         session = app.store.set_pace(user, &name, &pace).await?.ok_or_else(absent)?;
         app.signals.publish(Signal::Session(session.id));
@@ -93,6 +95,7 @@ enum PaceChange {
         jitter_ms: Given<u32>,
         first_contacts_per_minute: Given<u32>,
         typing: Given<bool>,
+        warm_up: Given<bool>,
     },
 }
 
@@ -107,6 +110,7 @@ impl Change {
                 jitter_ms: fields.given_integer("jitter_ms", 0, JITTER_MAX_MS),
                 first_contacts_per_minute: fields.given_integer("first_contacts_per_minute", 1, PER_MINUTE_MAX),
                 typing: fields.given_flag("typing"),
+                warm_up: fields.given_flag("warm_up"),
             })
         } else {
             matches!(fields.given("pace"), Given::Null).then_some(PaceChange::Reset)
@@ -122,15 +126,16 @@ impl Change {
 }
 
 impl PaceChange {
-    fn applied_to(self, old: Pace) -> Pace {
+    fn applied_to(self, old: Pace, bridge: BridgeKind) -> Pace {
         match self {
-            Self::Reset => Pace::default(),
-            Self::Some { per_minute, burst, jitter_ms, first_contacts_per_minute, typing } => Pace {
+            Self::Reset => Pace::of(bridge),
+            Self::Some { per_minute, burst, jitter_ms, first_contacts_per_minute, typing, warm_up } => Pace {
                 per_minute: limit(per_minute, old.per_minute),
                 burst: limit(burst, old.burst),
                 jitter_ms: set(jitter_ms, old.jitter_ms),
                 first_contacts_per_minute: limit(first_contacts_per_minute, old.first_contacts_per_minute),
                 typing: set(typing, old.typing),
+                warm_up: set(warm_up, old.warm_up),
             },
         }
     }
@@ -165,9 +170,16 @@ mod tests {
 
     #[test]
     fn only_what_is_given_changes() {
-        let old =
-            Pace { per_minute: Some(10), burst: Some(5), jitter_ms: 7, first_contacts_per_minute: None, typing: true };
-        let pace = |body| read(body).map(|change| change.pace.map(|pace| pace.applied_to(old))).expect("good");
+        let old = Pace {
+            per_minute: Some(10),
+            burst: Some(5),
+            jitter_ms: 7,
+            first_contacts_per_minute: None,
+            typing: true,
+            warm_up: false,
+        };
+        let bridge = BridgeKind::Simulator;
+        let pace = |body| read(body).map(|change| change.pace.map(|pace| pace.applied_to(old, bridge))).expect("good");
         assert_eq!(pace(json!({})), None);
         assert_eq!(pace(json!({"pace": null})), Some(Pace::default()));
         assert_eq!(pace(json!({"pace": {}})), Some(old));

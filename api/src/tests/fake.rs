@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use sanasr_shared::ids::{ApiKeyId, FamilyId, MediaId, MessageId, SessionId, UserId, WorkerId};
 use sanasr_shared::message::{Message, Status};
 use sanasr_shared::ports::accounts::Accounts;
+use sanasr_shared::ports::devices::{DeviceRange, DeviceWrite, Devices};
 use sanasr_shared::ports::files::{Files, NewFile, StoredFile};
 use sanasr_shared::ports::journal::{ApiLog, Event};
 use sanasr_shared::ports::logins::{Attempt, Credentials, Login, Logins, Reserved, Rotation};
@@ -66,6 +67,7 @@ fn session(user: UserId, name: &str) -> Session {
         status: SessionStatus::Disconnected,
         paused: false,
         blocked_reason: None,
+        blocked_until: None,
         phone_number: None,
         qr_code: None,
         qr_expires_at: None,
@@ -498,6 +500,22 @@ impl Files for FakeStore {
         unreachable!("not the API's")
     }
     async fn forget_files(&self, _: &[MediaId]) -> Result<()> {
+        unreachable!("not the API's")
+    }
+}
+
+#[async_trait]
+impl Devices for FakeStore {
+    async fn write_device(&self, _: DeviceWrite) -> Result<bool> {
+        unreachable!("not the API's")
+    }
+    async fn clear_device(&self, _: WorkerId, _: SessionId, _: i16, _: DeviceRange) -> Result<Option<u64>> {
+        unreachable!("not the API's")
+    }
+    async fn device_values(&self, _: SessionId, _: i16, _: Vec<Vec<u8>>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        unreachable!("not the API's")
+    }
+    async fn device_prefix(&self, _: SessionId, _: i16, _: Vec<u8>, _: u32) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         unreachable!("not the API's")
     }
 }

@@ -9,11 +9,12 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::ids::{SessionId, new_whatsapp_id};
+use crate::ids::{SessionId, WorkerId, new_whatsapp_id};
 use crate::message::{Content, MessageType, Status};
-use crate::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, SendRequest};
+use crate::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, Owner, SendRequest};
 use crate::ports::store::{Awaiting, Receipt};
 use crate::recipient::Recipient;
+use crate::session::Pace;
 use crate::time::Time;
 
 /// What the suite needs of a kind of bridge.
@@ -74,10 +75,22 @@ struct Opened {
     events: mpsc::Receiver<BridgeEvent>,
 }
 
+/// A session that isn't paired, opened by somebody who may.
+pub fn link_request(session: SessionId) -> LinkRequest {
+    LinkRequest {
+        session,
+        owner: Owner::new(WorkerId::generate(), || true),
+        pace: Pace::default(),
+        paired: None,
+        pair_phone: None,
+        awaiting: Vec::new(),
+    }
+}
+
 impl Opened {
     async fn open(bridge: &dyn Bridge, session: SessionId, paired: Option<&str>, awaiting: Vec<Awaiting>) -> Self {
         let paired = paired.map(str::to_owned);
-        Self::request(bridge, LinkRequest { session, paired, pair_phone: None, awaiting }).await
+        Self::request(bridge, LinkRequest { paired, awaiting, ..link_request(session) }).await
     }
 
     async fn request(bridge: &dyn Bridge, request: LinkRequest) -> Self {
@@ -185,7 +198,7 @@ pub async fn an_unpaired_session_shows_a_code_and_pairs(world: &dyn BridgeWorld)
 pub async fn a_session_pairs_by_a_code_that_is_typed(world: &dyn BridgeWorld) {
     let (bridge, session) = (world.bridge(), SessionId::generate());
     let pair_phone = Some("+15550001234".to_owned());
-    let request = LinkRequest { session, paired: None, pair_phone, awaiting: Vec::new() };
+    let request = LinkRequest { pair_phone, ..link_request(session) };
     let mut opened = Opened::request(&*bridge, request).await;
     let mut shown = false;
     loop {

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::ids::SessionId;
-use crate::message::{Content, MessageError, MessageType};
+use crate::ids::{SessionId, WorkerId};
+use crate::message::{Content, Hold, MessageError, MessageType};
 use crate::ports::store::Awaiting;
 use crate::recipient::Recipient;
 use crate::session::{BridgeKind, Pace};
@@ -22,11 +23,34 @@ pub trait Bridge: Send + Sync {
     /// Whether WhatsApp takes the message id that we choose, so that an attempt in doubt may be repeated under it.
     fn repeats_under_same_id(&self) -> bool;
 
-    /// The pace of a session that has set none.
-    fn default_pace(&self) -> Pace;
-
     /// Starts to connect a session. What happens then comes as events. Dropping the link disconnects.
     async fn open(&self, session: LinkRequest, events: mpsc::Sender<BridgeEvent>) -> Arc<dyn Link>;
+}
+
+/// Who drives a session, and whether it still may.
+#[derive(Clone)]
+pub struct Owner {
+    /// The worker: what it writes for the session is refused once the session isn't its own.
+    pub worker: WorkerId,
+    holds: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Owner {
+    /// A worker, and what says whether its lease holds.
+    pub fn new(worker: WorkerId, holds: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { worker, holds: Arc::new(holds) }
+    }
+
+    /// Whether something may be sent now. A process that was frozen for longer than its lease sees here that it may not.
+    pub fn holds(&self) -> bool {
+        (self.holds)()
+    }
+}
+
+impl std::fmt::Debug for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.worker.fmt(f)
+    }
 }
 
 /// What a bridge needs to know of a session.
@@ -34,6 +58,10 @@ pub trait Bridge: Send + Sync {
 pub struct LinkRequest {
     /// The session.
     pub session: SessionId,
+    /// Who opens it.
+    pub owner: Owner,
+    /// How it treats its account: changes come by [`Link::set_pace`].
+    pub pace: Pace,
     /// The number it is paired with, if it is.
     pub paired: Option<String>,
     /// The number to pair it with by a code, if its user wants that rather than a QR code.
@@ -48,6 +76,9 @@ pub trait Link: Send + Sync {
     /// Sends a message and waits for WhatsApp's acknowledgement. It may take arbitrarily long: the caller limits it, and a
     /// call given up is in doubt. Calls for different recipients may run side by side.
     async fn send(&self, message: &SendRequest) -> Attempt;
+
+    /// What of the session's pace is the bridge's to keep has changed.
+    async fn set_pace(&self, _pace: Pace) {}
 
     /// Disconnects, and keeps the pairing. No event follows.
     async fn disconnect(&self);
@@ -99,6 +130,8 @@ pub enum Attempt {
     Transient(MessageError),
     /// Definitely not sent: WhatsApp restricts the account; may work when it no longer does.
     Restricted(MessageError),
+    /// Not tried: it must wait so long, for this reason.
+    Held(Duration, Hold),
     /// Definitely not sent, and never will be.
     Permanent(MessageError),
     /// Maybe sent.
@@ -140,6 +173,18 @@ pub enum BridgeEvent {
     LoggedOut {
         /// Why, in words.
         reason: String,
+    },
+    /// It can't go on, and doesn't try: until its user connects it again.
+    Halted {
+        /// Why, in words.
+        reason: String,
+    },
+    /// WhatsApp has banned the account for a while.
+    Banned {
+        /// Why, in words.
+        reason: String,
+        /// When that ends.
+        until: Time,
     },
     /// Receipts; WhatsApp gives them again after a reconnect unless they are taken.
     Receipts(Receipts),

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::accounts::Accounts;
+use super::devices::Devices;
 use super::files::Files;
 use super::logins::Logins;
 use crate::ids::{ApiKeyId, MessageId, SessionId, UserId, WorkerId};
@@ -370,6 +371,10 @@ pub struct OwnedSession {
     pub phone_number: Option<String>,
     /// The number to pair it with by a code, rather than by a QR code.
     pub pair_phone: Option<String>,
+    /// When it was paired.
+    pub paired_at: Option<Time>,
+    /// When its ban ends.
+    pub blocked_until: Option<Time>,
     /// How fast it may send.
     pub pace: Pace,
 }
@@ -392,12 +397,31 @@ pub struct SessionReport {
     pub status: SessionStatus,
     /// More about it, or nothing.
     pub blocked_reason: Option<String>,
+    /// When that ends by itself, if it does.
+    pub blocked_until: Option<Time>,
+    /// It stays so until its user connects it again: nobody tries.
+    pub halted: bool,
     /// The QR code that waits to be scanned and its end, or none.
     pub qr: Option<(String, Time)>,
     /// The code that waits to be typed on the phone and its end, or none.
     pub pair_code: Option<(String, Time)>,
     /// A change of its pairing.
     pub pairing: Option<Pairing>,
+}
+
+impl SessionReport {
+    /// This status, and nothing more.
+    pub const fn new(status: SessionStatus) -> Self {
+        Self {
+            status,
+            blocked_reason: None,
+            blocked_until: None,
+            halted: false,
+            qr: None,
+            pair_code: None,
+            pairing: None,
+        }
+    }
 }
 
 /// A change of a session's pairing.
@@ -531,6 +555,13 @@ pub enum Outcome {
     Unknown,
     /// Never given to the bridge: as if it had not been claimed.
     Released,
+    /// Never given to WhatsApp: as if it had not been claimed, and not before a while.
+    Held {
+        /// How long to wait.
+        after: Duration,
+        /// What the wait is called.
+        hold: Hold,
+    },
     /// The actor crashed on it. A crash before the bridge was called takes its attempt back; the [`MAX_CRASHES`]th ends
     /// the message as a dead letter.
     ///
@@ -688,7 +719,7 @@ pub trait Housekeeping: Send + Sync {
 /// The whole store.
 #[async_trait]
 pub trait Store:
-    Accepting + Messages + People + Accounts + Logins + Sessions + Files + Journal + Working + Housekeeping + Operations
+    Accepting + Messages + People + Accounts + Logins + Sessions + Files + Journal + Working + Devices + Housekeeping + Operations
 {
     /// Whether the database answers.
     async fn ping(&self) -> Result<()>;

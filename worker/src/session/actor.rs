@@ -66,8 +66,8 @@ pub(crate) struct Actor<'a> {
     opening: Slot<Option<Connection>>,
     reopen: Backoff,
     open_at: Instant,
-    /// It has no pairing any more: nothing is left to do.
-    unlinked: bool,
+    /// It has no pairing any more, or its user must act: nothing is left to do.
+    ended: bool,
 
     doorbell: Option<(u16, Box<dyn Doorbell>)>,
     puller: Puller,
@@ -97,8 +97,8 @@ impl<'a> Actor<'a> {
             connection: None,
             opening: Slot::empty(),
             reopen: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
-            open_at: now,
-            unlinked: false,
+            open_at: now + ban_left(&session),
+            ended: false,
             doorbell: None,
             puller: Puller::new(now),
             pulling: Slot::empty(),
@@ -107,7 +107,7 @@ impl<'a> Actor<'a> {
             claim_unsure: false,
             suspended: false,
             next_tick: tick::next(session.id, now),
-            pacing: Pacing::new(effective(session.pace, &*bridge)),
+            pacing: Pacing::new(effective(&session)),
             pacing_told: None,
             telling: Slot::empty(),
             sends: JoinSet::new(),
@@ -126,7 +126,7 @@ impl<'a> Actor<'a> {
         tokio::pin!(sleep);
         loop {
             self.steer().await;
-            if self.unlinked && self.board.is_idle() {
+            if self.ended && self.board.is_idle() {
                 break; // if it is wanted again, somebody takes it again
             }
             let wake = self.wake_at();
@@ -168,7 +168,7 @@ impl<'a> Actor<'a> {
             self.next_tick = tick::next(self.session.id, now);
             self.puller.interval();
         }
-        if self.session.logout && !self.unlinked {
+        if self.session.logout && !self.ended {
             return self.unlink().await;
         }
         self.open(now);
@@ -206,7 +206,7 @@ impl<'a> Actor<'a> {
     // ---- The link ----
 
     fn is_wanted(&self) -> bool {
-        self.session.wanted && !self.session.deleting && !self.unlinked
+        self.session.wanted && !self.session.deleting && !self.ended
     }
 
     fn open(&mut self, now: Instant) {
@@ -238,9 +238,19 @@ impl<'a> Actor<'a> {
                 self.board.show(SessionStatus::Connected, None);
             }
             Some(BridgeEvent::Disconnected { reason }) => self.board.show(SessionStatus::Connecting, Some(reason)),
+            Some(BridgeEvent::Halted { reason }) => {
+                self.connection = None;
+                self.ended = true;
+                self.board.halt(reason);
+            }
+            Some(BridgeEvent::Banned { reason, until }) => {
+                self.connection = None;
+                self.open_at = Instant::now() + until.since(Time::now());
+                self.board.ban(reason, until);
+            }
             Some(BridgeEvent::LoggedOut { reason }) => {
                 self.connection = None;
-                self.unlinked = true;
+                self.ended = true;
                 self.board.show(SessionStatus::LoggedOut, Some(reason));
                 self.board.pair(Pairing::Unlinked);
             }
@@ -255,7 +265,7 @@ impl<'a> Actor<'a> {
 
     /// The user wants it unlinked: from the phone's list of devices, too, if that can be reached.
     async fn unlink(&mut self) {
-        self.unlinked = true;
+        self.ended = true;
         let opened = async {
             if self.connection.is_none() {
                 let opening = connect(Arc::clone(&self.life), Arc::clone(&self.bridge), self.session.clone());
@@ -283,9 +293,17 @@ impl<'a> Actor<'a> {
             self.connection = None; // the next one pairs by a code
             self.open_at = now;
         }
-        self.session = new;
-        let pace = effective(self.session.pace, &*self.bridge);
-        self.pacing.set(pace, now);
+        if self.board.status() == SessionStatus::Banned && new.status == SessionStatus::Connecting {
+            self.open_at = now; // its user wants to try before the end of the ban
+        }
+        let before = std::mem::replace(&mut self.session, new);
+        self.pacing.set(effective(&self.session), now);
+        if self.session.pace != before.pace
+            && let Some(Connection { link, .. }) = &self.connection
+        {
+            let (link, pace) = (Arc::clone(link), self.session.pace);
+            tokio::spawn(async move { link.set_pace(pace).await });
+        }
         if let Some(until) = self.pacing_told
             && until > now
             && self.pacing.next_at(now) <= now
@@ -419,7 +437,7 @@ impl<'a> Actor<'a> {
     }
 
     fn finished(&mut self, sent: Result<Finished, JoinError>) {
-        let Finished { seq, recipient, end, restricted } = match sent {
+        let Finished { seq, recipient, end, restricted, held } = match sent {
             Ok(finished) => finished,
             Err(error) => {
                 // Nobody knows which message it was: under another claim number it is found as one in doubt.
@@ -440,6 +458,9 @@ impl<'a> Actor<'a> {
             Ended::Waits(until) => self.puller.waits(recipient, until),
             Ended::Released => self.puller.released(recipient),
             Ended::Lost => {}
+        }
+        if held {
+            self.pacing.put_back(1);
         }
         if restricted {
             self.board.restricted(Instant::now());
@@ -528,15 +549,23 @@ impl Drop for InFlight {
     }
 }
 
-/// The pace that holds: the session's own, or its bridge's if it has set none.
-fn effective(pace: Pace, bridge: &dyn Bridge) -> Pace {
-    if pace == Pace::default() { bridge.default_pace() } else { pace }
+/// The pace that holds now.
+fn effective(session: &OwnedSession) -> Pace {
+    session.paired_at.map_or(session.pace, |at| session.pace.after(Time::now().since(at)))
+}
+
+/// How long the session's ban still lasts.
+fn ban_left(session: &OwnedSession) -> Duration {
+    let until = session.blocked_until.filter(|_| session.status == SessionStatus::Banned);
+    until.map_or(Duration::ZERO, |until| until.since(Time::now()))
 }
 
 async fn connect(life: Arc<Life>, bridge: Arc<dyn Bridge>, session: OwnedSession) -> Option<Connection> {
     let awaiting = life.persist("a session's open receipts", || life.store.awaiting_receipts(session.id, AWAITING_MAX));
     let request = LinkRequest {
         session: session.id,
+        owner: life.owner(),
+        pace: session.pace,
         awaiting: awaiting.await.ok()?,
         paired: session.phone_number.filter(|_| session.paired),
         pair_phone: session.pair_phone.filter(|_| !session.paired),

@@ -30,6 +30,10 @@ pub(crate) struct Board {
     name: String,
     status: SessionStatus,
     reason: Option<String>,
+    /// When a ban ends.
+    until: Option<Time>,
+    /// Nobody tries until the user connects it again.
+    halted: bool,
     qr: Option<(String, Time)>,
     pair_code: Option<(String, Time)>,
     restricted_until: Option<Instant>,
@@ -47,6 +51,8 @@ impl Board {
             name,
             status: stored,
             reason: None,
+            until: None,
+            halted: false,
             qr: None,
             pair_code: None,
             restricted_until: None,
@@ -63,11 +69,30 @@ impl Board {
         if status != self.status {
             tracing::info!(session = %self.session, name = self.name, status = status.as_str(), reason, "session");
         }
-        self.dirty |= (status, &reason) != (self.status, &self.reason) || self.is_pairing() || self.written.is_none();
+        let changed = (status, &reason) != (self.status, &self.reason) || self.until.is_some() || self.halted;
+        self.dirty |= changed || self.is_pairing() || self.written.is_none();
+        self.until = None;
+        self.halted = false;
         self.status = status;
         self.reason = reason;
         self.qr = None;
         self.pair_code = None;
+        self.write();
+    }
+
+    /// It doesn't go on until its user connects it again.
+    pub(crate) fn halt(&mut self, reason: String) {
+        self.show(SessionStatus::Disconnected, Some(reason));
+        self.halted = true;
+        self.dirty = true;
+        self.write();
+    }
+
+    /// It doesn't go on before that time.
+    pub(crate) fn ban(&mut self, reason: String, until: Time) {
+        self.show(SessionStatus::Banned, Some(reason));
+        self.until = Some(until);
+        self.dirty = true;
         self.write();
     }
 
@@ -153,6 +178,8 @@ impl Board {
         let report = SessionReport {
             status: self.status,
             blocked_reason: if restricted { Some(RESTRICTED.to_owned()) } else { self.reason.clone() },
+            blocked_until: self.until,
+            halted: self.halted,
             qr: self.qr.clone(),
             pair_code: self.pair_code.clone(),
             pairing: self.pairings.pop_front(),

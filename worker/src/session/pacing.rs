@@ -80,6 +80,14 @@ impl Pacing {
         }
     }
 
+    /// `count` messages that were taken didn't go after all.
+    pub(crate) fn put_back(&mut self, count: u32) {
+        if let (Some(even), Some(interval)) = (self.even, self.interval()) {
+            self.even = even.checked_sub(interval * count);
+        }
+        self.jitter = None;
+    }
+
     /// What can go out in a minute: what a doorbell should hold.
     pub(crate) fn prefetch(&self) -> u16 {
         let a_minute = self.pace.per_minute.unwrap_or(PREFETCH_MAX).clamp(1, PREFETCH_MAX);
@@ -128,6 +136,17 @@ mod tests {
         assert_eq!(pacing.places(64, start + Duration::from_secs(1)), 1);
         assert_eq!(pacing.places(64, start + Duration::from_secs(60)), 3);
         assert_eq!(pacing.prefetch(), 60);
+    }
+
+    #[test]
+    fn what_is_put_back_may_go_again() {
+        let now = Instant::now();
+        let mut pacing = Pacing::new(Pace { jitter_ms: 500, ..pace(60, 3) });
+        pacing.take(3, now);
+        pacing.put_back(2);
+        assert_eq!(pacing.places(64, now), 1, "one at a time");
+        pacing.take(2, now);
+        assert_eq!(pacing.places(64, now + Duration::from_millis(500)), 0);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, Receipt, Scope, SessionCommand, Store};
 use sanasr_shared::queue::memory::MemoryQueue;
 use sanasr_shared::recipient::Recipient;
-use sanasr_shared::session::{BridgeKind, Pace, SessionStatus};
+use sanasr_shared::session::{BridgeKind, SessionStatus};
 use sanasr_shared::settings::{MediaSettings, WorkerSettings, defaults};
 use sanasr_shared::signals::memory::MemorySignals;
 use sanasr_shared::store::sqlite;
@@ -73,9 +73,6 @@ impl Bridge for ScriptedBridge {
         self.repeats
     }
 
-    fn default_pace(&self) -> Pace {
-        Pace::default()
-    }
 
     async fn open(&self, session: LinkRequest, events: mpsc::Sender<BridgeEvent>) -> Arc<dyn Link> {
         let events = Arc::new(events);

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use crate::ports::bridge::{Bridge, BridgeEvent, Link, LinkRequest};
-use crate::session::{BridgeKind, Pace};
+use crate::session::BridgeKind;
 use crate::settings::SimulatorSettings;
 
 use self::ledger::Ledger;
@@ -92,9 +92,6 @@ impl Bridge for Simulator {
         true
     }
 
-    fn default_pace(&self) -> Pace {
-        Pace::default()
-    }
 
     async fn open(&self, session: LinkRequest, events: mpsc::Sender<BridgeEvent>) -> Arc<dyn Link> {
         Arc::new(SimulatedLink::open(Arc::clone(&self.whatsapp), self.timing, session, events))

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::{Simulator, Timing};
+use crate::conformance::bridge::link_request;
 use crate::ids::{SessionId, new_whatsapp_id};
 use crate::message::{Content, MessageType, Status};
 use crate::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, SendRequest};
@@ -72,7 +73,7 @@ impl Session {
     async fn open(simulator: &Simulator, awaiting: Vec<Awaiting>) -> Self {
         let (sender, events) = mpsc::channel(64);
         let paired = Some("+15550000000".to_owned());
-        let request = LinkRequest { session: SessionId::generate(), paired, pair_phone: None, awaiting };
+        let request = LinkRequest { paired, awaiting, ..link_request(SessionId::generate()) };
         let mut session = Self { link: simulator.open(request, sender).await, events };
         while !matches!(session.next().await, BridgeEvent::Connected) {}
         session
@@ -139,6 +140,7 @@ fn awaiting(message: &SendRequest, status: Status) -> Awaiting {
 fn code(attempt: &Attempt) -> &str {
     match attempt {
         Attempt::Sent => "sent",
+        Attempt::Held(..) => "held",
         Attempt::Transient(error)
         | Attempt::Restricted(error)
         | Attempt::Permanent(error)
@@ -301,7 +303,7 @@ async fn a_fresh_simulator_gives_what_is_awaited() {
 async fn qr_codes_are_renewed_until_one_is_scanned() {
     let ledger = LedgerFile::new();
     let (sender, mut events) = mpsc::channel(64);
-    let request = LinkRequest { session: SessionId::generate(), paired: None, pair_phone: None, awaiting: Vec::new() };
+    let request = link_request(SessionId::generate());
     let _link = ledger.simulator().open(request, sender).await;
     let mut codes = Vec::new();
     loop {

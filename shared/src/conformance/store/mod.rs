@@ -15,6 +15,7 @@ use crate::ports::store::{AcceptedJob, Store};
 
 pub mod accepting;
 pub mod accounts;
+pub mod devices;
 pub mod doubt;
 pub mod events;
 pub mod fence;
@@ -75,6 +76,14 @@ macro_rules! store_suite {
                 a_poisoned_item_fails_alone,
                 text_comes_back_as_it_was,
                 an_empty_request_is_harmless,
+            ]
+            devices: [
+                device_state_is_read_back,
+                device_state_is_cleared_in_ranges,
+                device_writes_at_once_all_land,
+                device_state_is_its_owners,
+                a_device_write_is_whole,
+                device_state_ends_with_its_pairing,
             ]
             operations: [
                 workers_are_listed_with_what_they_drive,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rig::{LONG, failed, in_doubt, retry};
-use crate::message::{MAX_CRASHES, MessageError, Status};
+use crate::message::{Hold, MAX_CRASHES, MessageError, Status};
 use crate::ports::store::{Outcome, Settled};
 
 /// When a message may be tried again.
@@ -25,12 +25,13 @@ pub(super) enum End {
     InDoubt(Due),
     Unknown,
     Released,
+    Held(Due),
     Crashed { called: bool },
 }
 
 impl End {
     /// Every way to end.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Sent,
         Self::Retry(Due::Now),
         Self::Retry(Due::Later),
@@ -40,6 +41,8 @@ impl End {
         Self::InDoubt(Due::Later),
         Self::Unknown,
         Self::Released,
+        Self::Held(Due::Now),
+        Self::Held(Due::Later),
         Self::Crashed { called: false },
         Self::Crashed { called: true },
     ];
@@ -54,6 +57,7 @@ impl End {
             Self::InDoubt(due) => in_doubt(due.after()),
             Self::Unknown => Outcome::Unknown,
             Self::Released => Outcome::Released,
+            Self::Held(due) => Outcome::Held { after: due.after(), hold: Hold::Pacing },
             Self::Crashed { called } => Outcome::Crashed { called, after: Duration::ZERO },
         }
     }
@@ -61,7 +65,7 @@ impl End {
     /// The attempt definitely wasn't sent.
     const fn not_sent(self) -> bool {
         match self {
-            Self::Retry(_) | Self::Failed | Self::Expired | Self::Released => true,
+            Self::Retry(_) | Self::Failed | Self::Expired | Self::Released | Self::Held(_) => true,
             Self::Crashed { called } => !called,
             Self::Sent | Self::InDoubt(_) | Self::Unknown => false,
         }
@@ -69,7 +73,7 @@ impl End {
 
     /// The bridge had not been called.
     const fn not_tried(self) -> bool {
-        matches!(self, Self::Released | Self::Crashed { called: false })
+        matches!(self, Self::Released | Self::Held(_) | Self::Crashed { called: false })
     }
 }
 
@@ -178,6 +182,7 @@ impl Model {
             End::InDoubt(due) => self.wait(Status::Sending, Some(due)),
             End::Unknown => self.end(Status::Failed, Some(MessageError::UNKNOWN_OUTCOME), false),
             End::Released => self.wait(Status::Accepted, None),
+            End::Held(due) => self.wait(Status::Accepted, Some(due)),
             End::Crashed { called } => {
                 self.crashes += 1;
                 if self.crashes >= MAX_CRASHES {

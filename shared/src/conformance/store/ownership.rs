@@ -105,11 +105,20 @@ pub async fn a_renewal_tells_what_changed(world: &dyn World) {
         paired: true,
         phone_number: Some("+15550000000".to_owned()),
         pair_phone: None,
+        paired_at: owned().await.paired_at,
+        blocked_until: None,
         pace: Pace::default(),
     };
     assert_eq!(owned().await, expected);
-    let pace =
-        Pace { per_minute: Some(20), burst: Some(3), jitter_ms: 250, first_contacts_per_minute: Some(2), typing: true };
+    assert!(expected.paired_at.is_some(), "it was paired");
+    let pace = Pace {
+        per_minute: Some(20),
+        burst: Some(3),
+        jitter_ms: 250,
+        first_contacts_per_minute: Some(2),
+        typing: true,
+        warm_up: true,
+    };
     store.set_pace(rig.user, &rig.name, &pace).await.expect("a change");
     command(SessionCommand::Pause).await;
     store.set_active(rig.user, false).await.expect("a change");

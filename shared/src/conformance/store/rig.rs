@@ -345,7 +345,7 @@ pub(super) async fn bury(store: &Arc<dyn Store>, worker: WorkerId) {
 /// A report of a status and nothing else, but for the pairing that being connected needs.
 pub(super) fn report(status: SessionStatus) -> SessionReport {
     let pairing = (status == SessionStatus::Connected).then(|| Pairing::Paired("+15550000000".to_owned()));
-    SessionReport { status, blocked_reason: None, qr: None, pair_code: None, pairing }
+    SessionReport { pairing, ..SessionReport::new(status) }
 }
 
 /// Definitely not sent; again after a while.

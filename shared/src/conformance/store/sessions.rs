@@ -37,6 +37,7 @@ pub async fn a_pace_is_kept(world: &dyn World) {
         jitter_ms: 900,
         first_contacts_per_minute: Some(1),
         typing: true,
+        warm_up: true,
     };
     for pace in [full, Pace { burst: None, ..full }, Pace::default()] {
         let changed = store.set_pace(user, DEFAULT_SESSION, &pace).await.expect("a change");

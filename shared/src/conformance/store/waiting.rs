@@ -18,6 +18,9 @@ pub async fn each_reason_is_told(world: &dyn World) {
     let restricted = rig.send(4).await;
     let error = MessageError::new("restricted", "As the tests have it.", true);
     rig.attempt(Outcome::Retry { error, after: LONG, hold: Hold::Restricted }).await;
+    let held = rig.send(7).await;
+    rig.attempt(Outcome::Held { after: LONG, hold: Hold::Pacing }).await;
+    assert_eq!(rig.message(held).await.attempts, 0, "it was never tried");
     let behind_retried = rig.send(2).await;
     let behind_doubted = rig.send(3).await;
     let under_way = rig.send(5).await;
@@ -29,6 +32,7 @@ pub async fn each_reason_is_told(world: &dyn World) {
         (retried, Some(BlockedBy::Retry)),
         (doubted, Some(BlockedBy::Retry)),
         (restricted, Some(BlockedBy::Restricted)),
+        (held, Some(BlockedBy::Pacing)),
         (behind_retried, Some(BlockedBy::EarlierMessage)),
         (behind_doubted, Some(BlockedBy::EarlierMessage)),
         (behind_under_way, Some(BlockedBy::EarlierMessage)),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::sql::messages::first_id_at;
 use super::sql::sessions::remove_drained;
-use super::{error, partitions};
+use super::{error, partitions, sql};
 use crate::ids::{MessageId, SessionId};
 use crate::message::MessageError;
 use crate::ports::store::{AcceptedJob, Backlog, Result, Retention, SWEEP_CHUNK, Swept};
@@ -203,6 +203,7 @@ pub(super) async fn drain_deleted(connection: &mut PgConnection) -> Result<(Swep
         .await
         .map_err(error)?;
         if done.rows_affected() > 0 {
+            sql::devices::wipe(&mut *connection, session).await?;
             empty.push(session);
         }
     }

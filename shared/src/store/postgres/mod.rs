@@ -8,6 +8,7 @@ mod dialect;
 mod accept;
 mod accounts;
 mod committer;
+mod devices;
 mod files;
 mod housekeeping;
 mod journal;
@@ -38,6 +39,7 @@ use self::settle::Active;
 use crate::group_commit::{Batches, Group, group};
 use crate::ids::{ApiKeyId, MessageId, SessionId, UserId, WorkerId};
 use crate::message::Message;
+use crate::ports::devices::DeviceWrite;
 use crate::ports::store::{
     AcceptHook, AcceptOutcome, AcceptRequest, AcceptedJob, Accepting, Awaiting, Backlog, Housekeeping, MessageFilter,
     Messages, Moved, OwnedSession, Page, People, PullRequest, Pulled, ReceiptBatch, Renewed, Result, Retention, Scope,
@@ -90,6 +92,7 @@ pub struct Postgres {
     pull: Group<PullRequest, Pulled>,
     settle: Group<Settlement, Settled>,
     receipts: Group<ReceiptBatch, Vec<MessageId>>,
+    devices: Group<DeviceWrite, bool>,
     committers: Mutex<JoinSet<()>>,
 }
 
@@ -174,8 +177,11 @@ impl Postgres {
         let committer = Committer::new(settle::Settle { active: active.clone() }, options.clone());
         committers.spawn(serve(settlements, committer, settle::together, Duration::ZERO, "sanasr_settle_batch_size"));
         let (receipts, gathered) = batches();
-        let committer = Committer::new(receipts::Receipts, options);
+        let committer = Committer::new(receipts::Receipts, options.clone());
         committers.spawn(serve(gathered, committer, receipts::together, RECEIPTS_EVERY, "sanasr_receipt_batch_size"));
+        let (devices, writes) = batches();
+        let committer = Committer::new(devices::Write, options);
+        committers.spawn(serve(writes, committer, devices::together, Duration::ZERO, "sanasr_device_batch_size"));
         Ok(Arc::new(Self {
             pool,
             deployment,
@@ -184,6 +190,7 @@ impl Postgres {
             pull,
             settle,
             receipts,
+            devices,
             committers: Mutex::new(committers),
         }))
     }
@@ -256,6 +263,7 @@ impl Store for Postgres {
         self.pull.close();
         self.settle.close();
         self.receipts.close();
+        self.devices.close();
         let mut committers = self.committers.lock().await;
         while committers.join_next().await.is_some() {}
         self.pool.close().await;

@@ -132,6 +132,13 @@ impl Terms {
                 ..plain(Status::Sending)
             },
             Outcome::Unknown => plain(Status::Failed),
+            Outcome::Held { after, hold } => Self {
+                not_sent: true,
+                uncount: true,
+                after_ms: Some(millis(*after)),
+                hold: *hold as i16,
+                ..plain(Status::Accepted)
+            },
             Outcome::Released => Self { not_sent: true, uncount: true, ..plain(Status::Accepted) },
             Outcome::Crashed { called, after } => Self {
                 not_sent: !called,

@@ -28,7 +28,7 @@ macro_rules! blocked_by {
                     AND e.open AND e.seq < m.seq) THEN 4
                 WHEN m.due_at > ",
             now_ms!(),
-            " THEN CASE WHEN m.hold = 2 THEN 5 ELSE 6 END
+            " THEN CASE m.hold WHEN 2 THEN 5 WHEN 3 THEN 7 ELSE 6 END
                 WHEN s.paced_until > ",
             now_ms!(),
             " THEN 7 END"

@@ -13,6 +13,7 @@ macro_rules! user_columns {
 }
 
 pub(crate) mod accounts;
+pub(crate) mod devices;
 pub(crate) mod files;
 pub(crate) mod journal;
 pub(crate) mod logins;

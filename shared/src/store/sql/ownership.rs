@@ -79,7 +79,8 @@ macro_rules! select_owned {
         concat!(
             "SELECT s.id, s.user_id, s.name, s.bridge, s.status, s.wanted, s.logout, s.paused,
                 s.deleting_at IS NOT NULL AS deleting, COALESCE(u.is_active, false) AS user_active, s.paired,
-                s.phone_number, s.pair_phone, s.per_minute, s.burst, s.jitter_ms, s.first_contacts_per_minute, s.typing
+                s.phone_number, s.pair_phone, s.paired_at, s.blocked_until, s.per_minute, s.burst, s.jitter_ms,
+                s.first_contacts_per_minute, s.typing, s.warm_up
             FROM sessions s LEFT JOIN users u ON u.id = s.user_id WHERE s.owner = $1",
             $condition,
             " ORDER BY s.id"
@@ -250,7 +251,7 @@ pub(crate) async fn report(
     let status = report.status as i16;
     sqlx::query(concat!(
         "UPDATE sessions SET status = $2, blocked_reason = $3, qr_code = $4, qr_expires_at = $5, pair_code = $6,
-            pair_code_expires_at = $7, connected_at = CASE WHEN $2 = 3 AND status <> 3 THEN ",
+            pair_code_expires_at = $7, blocked_until = $8, wanted = wanted AND NOT $9, connected_at = CASE WHEN $2 = 3 AND status <> 3 THEN ",
         now_ms!(),
         " ELSE connected_at END, updated_at = ",
         now_ms!(),
@@ -263,27 +264,35 @@ pub(crate) async fn report(
     .bind(report.qr.as_ref().map(|(_, end)| *end))
     .bind(report.pair_code.as_ref().map(|(code, _)| code.as_str()))
     .bind(report.pair_code.as_ref().map(|(_, end)| *end))
+    .bind(report.blocked_until)
+    .bind(report.halted)
     .execute(&mut *conn)
     .await
     .map_err(failed)?;
     match &report.pairing {
         Some(Pairing::Paired(number)) => {
-            sqlx::query("UPDATE sessions SET paired = true, phone_number = $2, pair_phone = NULL WHERE id = $1")
-                .bind(session)
-                .bind(number)
-                .execute(&mut *conn)
-                .await
-                .map_err(failed)?;
+            sqlx::query(concat!(
+                "UPDATE sessions SET paired = true, phone_number = $2, pair_phone = NULL,
+                    paired_at = CASE WHEN paired THEN paired_at ELSE ",
+                now_ms!(),
+                " END WHERE id = $1"
+            ))
+            .bind(session)
+            .bind(number)
+            .execute(&mut *conn)
+            .await
+            .map_err(failed)?;
         }
         Some(Pairing::Unlinked) => {
             sqlx::query(
-                "UPDATE sessions SET paired = false, phone_number = NULL, pair_phone = NULL, wanted = false, logout = false
-                WHERE id = $1",
+                "UPDATE sessions SET paired = false, phone_number = NULL, pair_phone = NULL, paired_at = NULL, wanted = false,
+                    logout = false WHERE id = $1",
             )
             .bind(session)
             .execute(&mut *conn)
             .await
             .map_err(failed)?;
+            super::devices::wipe(conn, session).await?;
         }
         None => {}
     }

@@ -109,6 +109,7 @@ struct PaceRow {
     jitter_ms: i64,
     first_contacts_per_minute: Option<i64>,
     typing: bool,
+    warm_up: bool,
 }
 
 impl PaceRow {
@@ -121,6 +122,7 @@ impl PaceRow {
             jitter_ms: number("sessions.jitter_ms", self.jitter_ms)?,
             first_contacts_per_minute: limit("sessions.first_contacts_per_minute", self.first_contacts_per_minute)?,
             typing: self.typing,
+            warm_up: self.warm_up,
         })
     }
 }
@@ -143,6 +145,7 @@ pub(crate) struct SessionRow {
     status: i16,
     paused: bool,
     blocked_reason: Option<String>,
+    blocked_until: Option<Time>,
     phone_number: Option<String>,
     qr_code: Option<String>,
     qr_expires_at: Option<Time>,
@@ -168,6 +171,7 @@ impl TryFrom<SessionRow> for Session {
             user_id: row.user_id,
             paused: row.paused,
             blocked_reason: row.blocked_reason,
+            blocked_until: row.blocked_until,
             phone_number: row.phone_number,
             qr_code: row.qr_code,
             qr_expires_at: row.qr_expires_at,
@@ -196,6 +200,8 @@ pub(crate) struct OwnedSessionRow {
     paired: bool,
     phone_number: Option<String>,
     pair_phone: Option<String>,
+    paired_at: Option<Time>,
+    blocked_until: Option<Time>,
     #[sqlx(flatten)]
     pace: PaceRow,
 }
@@ -219,6 +225,8 @@ impl TryFrom<OwnedSessionRow> for OwnedSession {
             paired: row.paired,
             phone_number: row.phone_number,
             pair_phone: row.pair_phone,
+            paired_at: row.paired_at,
+            blocked_until: row.blocked_until,
         })
     }
 }

@@ -14,21 +14,23 @@ use crate::time::{DAY_MS, Time};
 macro_rules! session_columns {
     () => {
         concat!(
-            "id, name, user_id, bridge, status, paused, blocked_reason, phone_number, CASE WHEN qr_expires_at > ",
+            "id, name, user_id, bridge, status, paused, blocked_reason, blocked_until, phone_number, CASE WHEN qr_expires_at > ",
             now_ms!(),
             " THEN qr_code END AS qr_code, CASE WHEN qr_expires_at > ",
             now_ms!(),
             " THEN qr_expires_at END AS qr_expires_at, connected_at, last_active_at, queued, per_minute, burst, jitter_ms,
-            first_contacts_per_minute, typing, created_at, updated_at"
+            first_contacts_per_minute, typing, warm_up, created_at, updated_at"
         )
     };
 }
 
 /// Makes a session.
 pub(crate) async fn create(conn: &mut Connection, user: UserId, name: &str, bridge: BridgeKind) -> Result<Session> {
+    let pace = Pace::of(bridge);
     let row: SessionRow = sqlx::query_as(concat!(
-        "INSERT INTO sessions (id, user_id, name, bridge, created_at, updated_at)
-        SELECT $1, $2, $3, $4, t.now, t.now FROM (SELECT ",
+        "INSERT INTO sessions (id, user_id, name, bridge, per_minute, burst, jitter_ms, first_contacts_per_minute, typing,
+            warm_up, created_at, updated_at)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, t.now, t.now FROM (SELECT ",
         now_ms!(),
         " AS now) t RETURNING ",
         session_columns!()
@@ -37,6 +39,12 @@ pub(crate) async fn create(conn: &mut Connection, user: UserId, name: &str, brid
     .bind(user)
     .bind(name)
     .bind(bridge as i16)
+    .bind(pace.per_minute.map(i64::from))
+    .bind(pace.burst.map(i64::from))
+    .bind(i64::from(pace.jitter_ms))
+    .bind(pace.first_contacts_per_minute.map(i64::from))
+    .bind(pace.typing)
+    .bind(pace.warm_up)
     .fetch_one(conn)
     .await
     .map_err(|e| if taken(&e) { StoreError::Taken("name") } else { failed(e) })?;
@@ -132,7 +140,7 @@ pub(crate) async fn page(
 pub(crate) async fn set_pace(conn: &mut Connection, user: UserId, name: &str, pace: &Pace) -> Result<Option<Session>> {
     let row: Option<SessionRow> = sqlx::query_as(concat!(
         "UPDATE sessions SET per_minute = $3, burst = $4, jitter_ms = $5, first_contacts_per_minute = $6, typing = $7,
-            updated_at = ",
+            warm_up = $8, updated_at = ",
         now_ms!(),
         " WHERE user_id = $1 AND name = $2 AND deleting_at IS NULL RETURNING ",
         session_columns!()
@@ -144,6 +152,7 @@ pub(crate) async fn set_pace(conn: &mut Connection, user: UserId, name: &str, pa
     .bind(i64::from(pace.jitter_ms))
     .bind(pace.first_contacts_per_minute.map(i64::from))
     .bind(pace.typing)
+    .bind(pace.warm_up)
     .fetch_optional(conn)
     .await
     .map_err(failed)?;
@@ -215,10 +224,12 @@ pub(crate) async fn command(
     let row: SessionRow = sqlx::query_as(concat!(
         "UPDATE sessions SET status = $2, wanted = $3, logout = $4, paused = $5, paired = $6,
             phone_number = CASE WHEN $6 OR NOT paired THEN phone_number END,
+            paired_at = CASE WHEN $6 THEN paired_at END,
             qr_code = CASE WHEN status = $2 THEN qr_code END,
             qr_expires_at = CASE WHEN status = $2 THEN qr_expires_at END,
             pair_phone = CASE WHEN $3 THEN pair_phone END, pair_code = CASE WHEN $3 THEN pair_code END,
             blocked_reason = CASE WHEN status = $2 THEN blocked_reason END,
+            blocked_until = CASE WHEN status = $2 THEN blocked_until END,
             updated_at = ",
         now_ms!(),
         " WHERE id = $1 RETURNING ",
@@ -233,6 +244,9 @@ pub(crate) async fn command(
     .fetch_one(&mut *conn)
     .await
     .map_err(failed)?;
+    if old.paired && !new.paired {
+        super::devices::wipe(conn, id).await?;
+    }
     if new.status != old.status {
         event(conn, user, id, None, new.status).await?;
     }

@@ -7,7 +7,7 @@ use sqlx_sqlite::SqliteConnection;
 
 use super::moves::{self, Effects, Hex, Move, State, json};
 use super::script::Script;
-use super::sql::failed;
+use super::sql::{self, failed};
 use super::sql::messages::first_id_at;
 use super::sql::sessions::remove_drained;
 use crate::ids::{MessageId, SessionId, UserId};
@@ -243,6 +243,7 @@ pub(super) async fn drain_deleted(conn: &mut SqliteConnection, now: Time) -> Res
             swept.more = true;
             break;
         }
+        sql::devices::wipe(&mut *conn, session).await?;
         // Its messages still show its name: the row stays as long as they do.
         sqlx::query(
             "UPDATE sessions SET drained_at = $2, paired = 0, queued = 0, qr_code = NULL, qr_expires_at = NULL

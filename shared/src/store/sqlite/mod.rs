@@ -10,6 +10,7 @@ mod dialect;
 mod moves;
 mod accept;
 mod accounts;
+mod devices;
 mod files;
 mod housekeeping;
 mod journal;

@@ -113,6 +113,10 @@ fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
             after.not_attempted();
             after.wait(Status::Accepted, None, 0);
         }
+        Outcome::Held { after: pause, hold } => {
+            after.not_attempted();
+            after.wait(Status::Accepted, Some(later(now, *pause)), *hold as i16);
+        }
         Outcome::Crashed { called, after: pause } => {
             after.crashes += 1;
             if !called {

@@ -56,11 +56,8 @@ impl Bench {
 
     async fn connect(&self) {
         let report = SessionReport {
-            status: SessionStatus::Connected,
-            blocked_reason: None,
-            qr: None,
-            pair_code: None,
             pairing: Some(crate::ports::store::Pairing::Paired("+15550001111".to_owned())),
+            ..SessionReport::new(SessionStatus::Connected)
         };
         assert!(self.store.report(self.worker, self.session, &report).await.expect("a report"));
     }

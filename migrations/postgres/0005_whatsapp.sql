@@ -1,0 +1,18 @@
+-- What a session's WhatsApp device knows: keys, ratchets, and what the protocol must remember. The values are encrypted by
+-- the bridge; what `kind` and `key` say is its business, too.
+CREATE TABLE whatsapp_state (
+    session_id uuid     NOT NULL,
+    kind       smallint NOT NULL,
+    key        bytea    NOT NULL,
+    at         bigint   NOT NULL,
+    value      bytea    NOT NULL,
+    PRIMARY KEY (session_id, kind, key)
+) WITH (fillfactor = 70);
+
+-- When a ban ends, and when the phone was linked: a new link is used with more care.
+ALTER TABLE sessions ADD COLUMN blocked_until bigint;
+ALTER TABLE sessions ADD COLUMN paired_at bigint;
+-- Send less in the first two weeks after that.
+ALTER TABLE sessions ADD COLUMN warm_up boolean NOT NULL DEFAULT false;
+-- By what the session reaches WhatsApp; encrypted.
+ALTER TABLE sessions ADD COLUMN proxy bytea;

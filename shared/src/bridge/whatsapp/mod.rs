@@ -1,0 +1,120 @@
+//! WhatsApp itself, in process: each session is one of a phone's linked devices.
+//!
+//! The protocol is the crate `whatsapp-rust`'s. Ours is what it leaves to its user: where the device's state lives
+//! ([`state`], sealed by [`vault`]), when it may be used ([`net`]), what its life looks like from outside ([`driver`]), what
+//! counts as sent ([`link`]), and how one behaves towards other people ([`contacts`]).
+
+mod backend;
+mod contacts;
+mod content;
+mod driver;
+mod link;
+mod net;
+mod receipts;
+mod refusal;
+mod state;
+mod vault;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use self::driver::Driver;
+use self::link::{Shared, WhatsappLink};
+use self::net::Net;
+use self::receipts::{Mail, Postbox};
+use self::state::State;
+use self::vault::Vault;
+use crate::ids::SessionId;
+use crate::ports::bridge::{Bridge, BridgeEvent, Link, LinkRequest};
+use crate::ports::store::Store;
+use crate::secret::SecretKey;
+use crate::session::BridgeKind;
+
+/// Files uploaded at once by a process: each is in memory twice meanwhile.
+const UPLOADS: usize = 8;
+
+/// The bridge to WhatsApp.
+pub struct Whatsapp {
+    store: Arc<dyn Store>,
+    vault: Arc<Vault>,
+    net: Arc<Net>,
+    mail: Arc<Mail>,
+    uploads: Arc<Semaphore>,
+    /// One client a device at a time: the next waits for the last one's end.
+    devices: Mutex<HashMap<SessionId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Whatsapp {
+    /// A bridge whose devices' state is in `store`, sealed with `secret`. `url` is that of a server of the tests.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, in words.
+    pub fn new(store: Arc<dyn Store>, secret: &SecretKey, url: Option<&str>) -> Result<Self, String> {
+        Ok(Self {
+            store,
+            vault: Arc::new(Vault::new(secret)),
+            net: Arc::new(Net::new(url)?),
+            mail: Arc::default(),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
+            devices: Mutex::default(),
+        })
+    }
+
+    /// The device's own lock. Those of devices that nobody uses are forgotten.
+    fn device(&self, session: SessionId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        devices.retain(|_, device| Arc::strong_count(device) > 1);
+        Arc::clone(devices.entry(session).or_default())
+    }
+}
+
+#[async_trait]
+impl Bridge for Whatsapp {
+    fn kind(&self) -> BridgeKind {
+        BridgeKind::Whatsapp
+    }
+
+    fn repeats_under_same_id(&self) -> bool {
+        true
+    }
+
+    async fn open(&self, request: LinkRequest, events: mpsc::Sender<BridgeEvent>) -> Arc<dyn Link> {
+        let (session, owner) = (request.session, request.owner.clone());
+        let state = State::new(Arc::clone(&self.store), Arc::clone(&self.vault), session, owner.clone());
+        let closing = CancellationToken::new();
+        let shared = Arc::new(Shared::new(
+            Arc::new(state),
+            Postbox::new(Arc::clone(&self.mail), session),
+            owner,
+            closing.clone(),
+            Arc::clone(&self.uploads),
+            request.pace,
+        ));
+        let device = self.device(session);
+        let driver = Driver { net: Arc::clone(&self.net), request, shared: Arc::clone(&shared), events: events.clone() };
+        let link = Arc::new(WhatsappLink(Arc::clone(&shared)));
+        tokio::spawn(async move {
+            let _closed = shared.closed.clone().drop_guard();
+            let _device = device.lock_owned().await;
+            // The receipts' delivery ends with the driver, and with it the last of the events' senders.
+            let ended = CancellationToken::new();
+            let stop = closing.clone();
+            let deliver = async {
+                tokio::select! {
+                    () = shared.postbox.deliver(events, stop) => {}
+                    () = ended.cancelled() => {}
+                }
+            };
+            let drive = async {
+                driver.run().await;
+                ended.cancel();
+            };
+            tokio::join!(drive, deliver);
+        });
+        link
+    }
+}

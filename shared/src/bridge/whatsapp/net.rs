@@ -1,0 +1,207 @@
+//! How a session reaches WhatsApp: the socket and the uploads, both past one gate that closes with the worker's lease.
+
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rustls::CertificateError;
+use tokio::net::TcpStream;
+use tokio_websockets::{ClientBuilder, Connector, Limits};
+use wacore::net::{
+    HttpClient, HttpRequest, HttpResponse, Transport, TransportEvent, TransportFactory, WHATSAPP_WEB_ORIGIN,
+    WHATSAPP_WEB_WS_URL,
+};
+use whatsapp_rust::anyhow::{Context, Result, anyhow};
+use whatsapp_rust::{async_channel, transport};
+
+use crate::ports::bridge::Owner;
+
+/// How long an HTTP exchange may take without a byte, and in all.
+const HTTP_IDLE: Duration = Duration::from_secs(20);
+const HTTP_MAX: Duration = Duration::from_secs(120);
+/// The largest message of the socket: WhatsApp's own frames have lengths of three bytes.
+const FRAME_MAX: usize = 1 << 25;
+
+/// What all sessions of a process share: one TLS configuration, one HTTP client.
+pub(super) struct Net {
+    url: http::Uri,
+    tls: Connector,
+    http: reqwest::Client,
+    /// Where requests to WhatsApp's hosts go instead: set for the server of the tests alone.
+    instead: Option<String>,
+}
+
+impl Net {
+    /// `url` is that of a server of the tests; WhatsApp itself without it.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, in words.
+    pub(super) fn new(url: Option<&str>) -> Result<Self, String> {
+        let text = url.unwrap_or(WHATSAPP_WEB_WS_URL);
+        let uri: http::Uri = text.parse().map_err(|e| format!("{text} isn't a URL: {e}"))?;
+        if uri.host().is_none() || !matches!(uri.scheme_str(), Some("ws" | "wss")) {
+            return Err(format!("{text} isn't a ws:// URL with a host"));
+        }
+        crate::tls::install();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .read_timeout(HTTP_IDLE)
+            .timeout(HTTP_MAX)
+            .build()
+            .map_err(|e| format!("no HTTP client: {e}"))?;
+        let instead = url.and_then(|_| uri.authority()).map(|authority| format!("http://{authority}"));
+        Ok(Self { url: uri, tls: transport::default_tls_connector(), http, instead })
+    }
+}
+
+/// What last kept a session from connecting, as a reason that people are told.
+#[derive(Clone, Default)]
+pub(super) struct Trouble(Arc<Mutex<Option<&'static str>>>);
+
+impl Trouble {
+    fn set(&self, reason: Option<&'static str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// What it was, if connecting failed last.
+    pub(super) fn reason(&self) -> Option<&'static str> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One session's way.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) net: Arc<Net>,
+    pub(super) owner: Owner,
+    pub(super) trouble: Trouble,
+}
+
+impl Way {
+    async fn dial(&self) -> Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
+        let host = self.net.url.host().context("a host")?;
+        let plain = self.net.url.scheme_str() == Some("ws");
+        let port = self.net.url.port_u16().unwrap_or(if plain { 80 } else { 443 });
+        let socket = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+        socket.set_nodelay(true)?;
+        let connector = if plain { &Connector::Plain } else { &self.net.tls };
+        let stream = connector.wrap(host, socket).await?;
+        let builder = ClientBuilder::from_uri(self.net.url.clone())
+            .limits(Limits::default().max_payload_len(Some(FRAME_MAX)))
+            .add_header(http::header::ORIGIN, http::HeaderValue::from_static(WHATSAPP_WEB_ORIGIN))?;
+        let (websocket, _) = builder.connect_on(stream).await?;
+        Ok(transport::from_websocket(websocket))
+    }
+}
+
+#[async_trait]
+impl TransportFactory for Way {
+    async fn create_transport(&self) -> Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
+        self.owner.check()?;
+        match self.dial().await {
+            Ok((inner, events)) => {
+                self.trouble.set(None);
+                Ok((Arc::new(Gate { inner, owner: self.owner.clone() }), events))
+            }
+            Err(error) => {
+                let reason = if is_about_time(error.as_ref()) { "clock_wrong" } else { "unreachable" };
+                self.trouble.set(Some(reason));
+                tracing::debug!(error = format!("{error:#}"), reason, "can't reach WhatsApp");
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Whether a server's certificate was refused for its dates: then it is this machine's clock that is wrong.
+fn is_about_time(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An I/O error doesn't name what it holds as its source.
+        let held = error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        let tls = held.and_then(|held| held.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::InvalidCertificate(certificate)) = tls {
+            return matches!(
+                certificate,
+                CertificateError::Expired
+                    | CertificateError::ExpiredContext { .. }
+                    | CertificateError::NotValidYet
+                    | CertificateError::NotValidYetContext { .. }
+            );
+        }
+        next = error.source();
+    }
+    false
+}
+
+impl Owner {
+    fn check(&self) -> Result<()> {
+        if self.holds() { Ok(()) } else { Err(anyhow!("the worker's lease is over: nothing may be sent")) }
+    }
+}
+
+/// A socket on which nothing is written by a worker whose lease is over, however long it was frozen: what it wrote would come
+/// beside what the session's next owner writes.
+struct Gate {
+    inner: Arc<dyn Transport>,
+    owner: Owner,
+}
+
+#[async_trait]
+impl Transport for Gate {
+    async fn send(&self, data: Bytes) -> Result<()> {
+        self.owner.check()?;
+        self.inner.send(data).await
+    }
+
+    async fn disconnect(&self) {
+        self.inner.disconnect().await;
+    }
+}
+
+#[async_trait]
+impl HttpClient for Way {
+    async fn execute(&self, request: HttpRequest) -> Result<HttpResponse> {
+        self.owner.check()?;
+        let url = match (&self.net.instead, request.url.strip_prefix("https://")) {
+            (Some(instead), Some(rest)) => format!("{instead}/{}", rest.split_once('/').map_or("", |(_, path)| path)),
+            _ => request.url,
+        };
+        let method = request.method.parse().context("a method")?;
+        let mut call = self.net.http.request(method, url);
+        for (name, value) in &request.headers {
+            call = call.header(name, value);
+        }
+        if let Some(body) = request.body {
+            call = call.body(body);
+        }
+        let answer = call.send().await?;
+        let status_code = answer.status().as_u16();
+        Ok(HttpResponse { status_code, body: answer.bytes().await?.to_vec() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_checked() {
+        assert!(Net::new(None).is_ok());
+        assert!(Net::new(Some("ws://127.0.0.1:1/ws/chat")).is_ok());
+        for wrong in ["http://127.0.0.1", "ws:///x", "", "nonsense"] {
+            assert!(Net::new(Some(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_another_time_tells_of_the_clock() {
+        let of = |certificate| std::io::Error::other(rustls::Error::InvalidCertificate(certificate));
+        assert!(is_about_time(&of(CertificateError::NotValidYet)));
+        assert!(is_about_time(&of(CertificateError::Expired)));
+        assert!(!is_about_time(&of(CertificateError::UnknownIssuer)));
+        assert!(!is_about_time(&std::io::Error::other("no route")));
+    }
+}

@@ -1,0 +1,142 @@
+//! Device state: one statement for many sessions.
+
+use std::collections::{BTreeMap, HashSet};
+
+use async_trait::async_trait;
+use sqlx_postgres::PgConnection;
+use uuid::Uuid;
+
+use super::committer::Statement;
+use super::{Postgres, error, sql};
+use crate::ids::{SessionId, WorkerId};
+use crate::ports::devices::{DeviceRange, DeviceWrite, Devices};
+use crate::ports::store::{Result, StoreError};
+
+pub(super) struct Write;
+
+/// A session's owner is locked before its state, like everywhere.
+pub(super) const SQL: &str = "
+WITH worker AS MATERIALIZED (
+    SELECT id FROM workers WHERE id = $1 FOR KEY SHARE
+), own AS MATERIALIZED (
+    SELECT s.id FROM sessions s WHERE s.id = ANY ($2::uuid[]) AND s.owner = (SELECT id FROM worker)
+    ORDER BY s.id FOR KEY SHARE OF s
+), gone AS (
+    DELETE FROM whatsapp_state d USING unnest($3::uuid[], $4::smallint[], $5::bytea[]) AS g (s, kind, key)
+    WHERE d.session_id = g.s AND d.kind = g.kind AND d.key = g.key AND g.s IN (SELECT id FROM own)
+), put AS (
+    INSERT INTO whatsapp_state (session_id, kind, key, value, at)
+    SELECT p.* FROM unnest($6::uuid[], $7::smallint[], $8::bytea[], $9::bytea[], $10::bigint[])
+        AS p (s, kind, key, value, at)
+    WHERE p.s IN (SELECT id FROM own)
+    ORDER BY p.s, p.kind, p.key
+    ON CONFLICT (session_id, kind, key) DO UPDATE SET value = excluded.value, at = excluded.at
+)
+SELECT o.id FROM worker LEFT JOIN own o ON true";
+
+impl Statement for Write {
+    type Item = DeviceWrite;
+    type Answer = bool;
+
+    async fn run(
+        &self,
+        connection: &mut PgConnection,
+        items: &[&DeviceWrite],
+    ) -> std::result::Result<Vec<Result<bool>>, sqlx::Error> {
+        let Some(first) = items.first() else { return Ok(Vec::new()) };
+        // The last change of each key: one statement may not change a row twice.
+        let mut changes = BTreeMap::new();
+        for (session, change) in items.iter().flat_map(|w| w.changes.iter().map(|change| (w.session.0, change))) {
+            changes.insert((session, change.kind, change.key.as_slice()), change.value.as_ref());
+        }
+        let (mut gone, mut put) = ((vec![], vec![], vec![]), (vec![], vec![], vec![], vec![], vec![]));
+        for ((session, kind, key), value) in changes {
+            match value {
+                None => {
+                    gone.0.push(session);
+                    gone.1.push(kind);
+                    gone.2.push(key);
+                }
+                Some((value, at)) => {
+                    put.0.push(session);
+                    put.1.push(kind);
+                    put.2.push(key);
+                    put.3.push(value.as_slice());
+                    put.4.push(at.0);
+                }
+            }
+        }
+        let rows: Vec<(Option<Uuid>,)> = sqlx::query_as(SQL)
+            .bind(first.worker)
+            .bind(items.iter().map(|write| write.session.0).collect::<Vec<_>>())
+            .bind(gone.0)
+            .bind(gone.1)
+            .bind(gone.2)
+            .bind(put.0)
+            .bind(put.1)
+            .bind(put.2)
+            .bind(put.3)
+            .bind(put.4)
+            .fetch_all(connection)
+            .await?;
+        if rows.is_empty() {
+            return Ok(items.iter().map(|_| Err(StoreError::Fenced)).collect());
+        }
+        let own: HashSet<Uuid> = rows.into_iter().filter_map(|(id,)| id).collect();
+        Ok(items.iter().map(|write| Ok(own.contains(&write.session.0))).collect())
+    }
+}
+
+/// One statement speaks for one worker.
+pub(super) fn together() -> impl FnMut(&DeviceWrite) -> bool + Send {
+    let mut whose = None;
+    move |write| *whose.get_or_insert(write.worker) == write.worker
+}
+
+#[async_trait]
+impl Devices for Postgres {
+    async fn write_device(&self, write: DeviceWrite) -> Result<bool> {
+        let weight = write.changes.len().max(1);
+        self.devices.commit(write, weight).await
+    }
+
+    async fn clear_device(
+        &self,
+        worker: WorkerId,
+        session: SessionId,
+        kind: i16,
+        range: DeviceRange,
+    ) -> Result<Option<u64>> {
+        self.in_transaction(async |c| sql::devices::clear(c, worker, session, kind, range).await).await
+    }
+
+    async fn device_values(
+        &self,
+        session: SessionId,
+        kind: i16,
+        keys: Vec<Vec<u8>>,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.on_pool(async |c| {
+            sqlx::query_as(
+                "SELECT key, value FROM whatsapp_state WHERE session_id = $1 AND kind = $2 AND key = ANY ($3)",
+            )
+            .bind(session)
+            .bind(kind)
+            .bind(keys)
+            .fetch_all(c)
+            .await
+            .map_err(error)
+        })
+        .await
+    }
+
+    async fn device_prefix(
+        &self,
+        session: SessionId,
+        kind: i16,
+        prefix: Vec<u8>,
+        limit: u32,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.on_pool(async |c| sql::devices::prefix(c, session, kind, prefix, limit).await).await
+    }
+}
