@@ -65,29 +65,22 @@ impl Outbox {
 
 /// Serves a client until the connection ends.
 pub(crate) async fn serve(state: Arc<State>, socket: WebSocket) {
-    let stopped = state.stopped.clone();
-    tokio::select! {
-        () = stopped.cancelled() => {}
-        () = speak(state, socket) => {}
-    }
-}
-
-async fn speak(state: Arc<State>, socket: WebSocket) {
     let mut wire = Wire::new(socket);
-    let (outbox, out) = Outbox::new();
     let garbage = lock(&state.switches.garbage).pop_front();
     if let Some(garbage) = garbage.filter(|garbage| *garbage != Garbage::Stanza) {
         let _ = wire.garbage(garbage, None).await;
         return;
     }
-    let Some(accepted) = handshake(&state, &mut wire).await else { return };
+    let stopped = state.stopped.clone();
+    let Some(Some(accepted)) = stopped.run_until_cancelled(handshake(&state, &mut wire)).await else { return };
     let Accepted { client_static, payload, ciphers } = accepted;
+    let (outbox, out) = Outbox::new();
     lock(&state.connections).insert(outbox.id, outbox.clone());
     let session = Session::open(Arc::clone(&state), outbox.clone(), client_static, payload);
     if let Some(garbage) = garbage {
         outbox.garbage(garbage);
     }
-    exchange(&session, wire, ciphers, out).await;
+    let _ = stopped.run_until_cancelled(exchange(&session, wire, ciphers, out)).await;
     lock(&state.connections).remove(&outbox.id);
     session.closed();
 }

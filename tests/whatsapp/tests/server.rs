@@ -1,0 +1,7 @@
+//! The server, tried with a real client.
+
+mod client;
+
+mod failures;
+mod pairing;
+mod sending;
