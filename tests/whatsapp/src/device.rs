@@ -23,6 +23,8 @@ pub(crate) struct Device {
     pub(crate) phone: Arc<Person>,
     /// How Signal sessions with it are named.
     pub(crate) peer: String,
+    /// What the app state is encrypted with.
+    pub(crate) app_state_key: [u8; 32],
     active: watch::Sender<bool>,
     inner: Mutex<Inner>,
 }
@@ -52,6 +54,7 @@ impl Device {
             noise_key,
             phone,
             peer: format!("{number}:{id}"),
+            app_state_key: rand::random(),
             active: watch::Sender::new(false),
             inner: Mutex::new(Inner {
                 linked: true,
@@ -78,13 +81,14 @@ impl Device {
     }
 
     /// Lets a connection in, or says which stanza refuses it. An older connection is told that it was replaced.
-    pub(crate) fn login(&self, outbox: &Outbox) -> Result<(), Node> {
+    pub(crate) fn login(&self, outbox: &Outbox) -> Result<(), Box<Node>> {
         let mut inner = lock(&self.inner);
         if !inner.linked {
-            return Err(failure(401).build());
+            return Err(Box::new(failure(401).build()));
         }
         if let Some(left) = inner.banned_until.and_then(|until| until.checked_duration_since(Instant::now())) {
-            return Err(failure(402).attr("code", 101).attr("expire", left.as_secs().max(1)).build());
+            let refusal = failure(402).attr("code", 101).attr("expire", left.as_secs().max(1));
+            return Err(Box::new(refusal.build()));
         }
         if let Some(older) = inner.connection.replace(outbox.clone()) {
             older.send(conflict("replaced"));

@@ -21,6 +21,7 @@
 //! connection's outbox. Handling a stanza never waits: a client's stanzas are answered in their order.
 
 mod account;
+mod app_state;
 mod behaviour;
 mod code;
 mod connection;
@@ -34,7 +35,6 @@ mod message;
 mod noise;
 mod pairing;
 mod person;
-mod phone;
 mod prekeys;
 mod server;
 mod session;

@@ -8,8 +8,8 @@ use wacore_binary::builder::NodeBuilder;
 use wacore_binary::{Node, NodeRef};
 use wacore_libsignal::protocol::{IdentityKey, PreKeyBundle, PublicKey};
 
+use crate::app_state;
 use crate::device::Device;
-use crate::phone;
 use crate::signal::key_node;
 use crate::stanza::{bytes, child_bytes, content, error, jid, number, number_of, result};
 use crate::state::State;
@@ -101,7 +101,7 @@ pub(crate) fn handle(state: &State, device: &Arc<Device>, id: &str, node: &NodeR
     match upload(node) {
         Some(keys) => {
             device.set_keys(keys);
-            phone::share_keys(device);
+            app_state::share_key(device);
             result(id, [])
         }
         None => error(id, 400, "bad-request"),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use wacore_binary::builder::NodeBuilder;
 use wacore_binary::{Jid, NodeRef};
 use waproto::whatsapp::ClientPayload;
 
@@ -12,7 +11,7 @@ use crate::device::{Device, failure};
 use crate::pairing::Pairing;
 use crate::stanza::{attr, jid, result};
 use crate::state::State;
-use crate::{code, group, media, message, pairing, prekeys, usync};
+use crate::{app_state, code, group, media, message, pairing, prekeys, usync};
 
 pub(crate) struct Session {
     pub(crate) state: Arc<State>,
@@ -94,7 +93,7 @@ impl Session {
             "usync" => usync::handle(&self.state, &id, node),
             "w:g2" => group::handle(&self.state, device, &id, node),
             "w:m" => media::connection(&self.state, &id),
-            "w:sync:app:state" => app_state(&id, node),
+            "w:sync:app:state" => app_state::handle(device, &id, node),
             "md" if node.get_optional_child("remove-companion-device").is_some() => {
                 device.unlink();
                 result(&id, [])
@@ -117,7 +116,7 @@ fn login(state: &Arc<State>, outbox: &Outbox, client_static: [u8; 32], payload: 
     match device.login(outbox) {
         Ok(()) => Role::Linked(device),
         Err(refusal) => {
-            outbox.send(refusal);
+            outbox.send(*refusal);
             outbox.close();
             Role::Refused
         }
@@ -142,17 +141,4 @@ fn settle_messages(device: &Device, node: &NodeRef<'_>) {
 /// An address as tests name it: a number, or the id of a group.
 pub(crate) fn shown(jid: &Jid) -> String {
     crate::stanza::number_of(jid).unwrap_or_else(|| jid.to_string())
-}
-
-/// The app state is empty and stays so.
-fn app_state(id: &str, node: &NodeRef<'_>) -> wacore_binary::Node {
-    let asked = node.get_optional_child("sync").and_then(NodeRef::children).unwrap_or_default();
-    let collections = asked.iter().filter(|child| child.tag == "collection").map(|collection| {
-        NodeBuilder::new("collection")
-            .attr("name", attr(collection, "name"))
-            .attr("type", "result")
-            .attr("version", attr(collection, "version"))
-            .build()
-    });
-    result(id, [NodeBuilder::new("sync").children(collections).build()])
 }
