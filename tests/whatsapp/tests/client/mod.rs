@@ -32,10 +32,16 @@ impl Client {
 
     /// A client with what an earlier one has stored.
     pub(crate) async fn with(server: &Server, backend: Arc<dyn Backend>) -> Self {
+        Self::at(&server.url(), backend).await
+    }
+
+    /// A client of the server at this URL.
+    pub(crate) async fn at(url: &str, backend: Arc<dyn Backend>) -> Self {
+        let authority = authority(url).to_owned();
         let bot = Bot::builder()
             .with_backend_arc(Arc::clone(&backend))
-            .with_transport_factory(Loopback(server.url()))
-            .with_http_client(Http(server.authority()))
+            .with_transport_factory(Loopback(url.to_owned()))
+            .with_http_client(Http(authority))
             .with_runtime(whatsapp_rust::TokioRuntime)
             .with_wanted_pre_key_count(20)
             .skip_history_sync()
@@ -124,6 +130,11 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T
     }
 }
 
+/// Host and port of a URL.
+pub(crate) fn authority(url: &str) -> &str {
+    url.trim_start_matches("ws://").split('/').next().unwrap_or_default()
+}
+
 /// Connects to the server, whatever the client believes.
 struct Loopback(String);
 
@@ -132,8 +143,7 @@ impl TransportFactory for Loopback {
     async fn create_transport(
         &self,
     ) -> Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>), anyhow::Error> {
-        let authority = self.0.trim_start_matches("ws://").split('/').next().unwrap_or_default();
-        let stream = TcpStream::connect(authority).await?;
+        let stream = TcpStream::connect(authority(&self.0)).await?;
         stream.set_nodelay(true)?;
         let uri = self.0.parse()?;
         let (socket, _) = tokio_websockets::ClientBuilder::from_uri(uri).connect_on(stream).await?;
@@ -142,7 +152,7 @@ impl TransportFactory for Loopback {
 }
 
 /// Asks the server, whatever host the client asks for.
-struct Http(String);
+pub(crate) struct Http(pub(crate) String);
 
 #[async_trait]
 impl HttpClient for Http {
@@ -151,9 +161,11 @@ impl HttpClient for Http {
         let body = request.body.unwrap_or_default();
         let mut stream = TcpStream::connect(&self.0).await?;
         let (method, host, length) = (&request.method, &self.0, body.len());
-        let head = format!(
-            "{method} /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-        );
+        let mut head = format!("{method} /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n");
+        for (name, value) in &request.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("connection: close\r\n\r\n");
         stream.write_all(&[head.as_bytes(), &body].concat()).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
