@@ -86,6 +86,12 @@ impl Contact {
         self.person.decrypt_errors()
     }
 
+    /// The contact moves to a new phone: its keys change, and it can't decrypt what is sent with the old ones. It asks for
+    /// such messages again, with its new keys.
+    pub fn reinstall(&self) {
+        self.person.reinstall();
+    }
+
     /// How often a message key was used for two different ciphertexts.
     pub fn reused_counters(&self) -> usize {
         self.person.reused_counters()

@@ -125,6 +125,11 @@ impl Person {
         (*count <= MAX_RETRIES).then(|| (*count, inner.signal.retry_keys()))
     }
 
+    /// A new phone: other keys, no sessions. What was shown stays.
+    pub(crate) fn reinstall(&self) {
+        lock(&self.inner).signal = SignalDevice::generate();
+    }
+
     pub(crate) fn shown(&self) -> Vec<Shown> {
         lock(&self.inner).shown.clone()
     }

@@ -144,6 +144,25 @@ async fn asked_for_again() {
 }
 
 #[tokio::test]
+async fn to_a_contact_with_a_new_phone() {
+    let server = Server::start().await;
+    let contact = server.contact(CONTACT);
+    let (client, account) = Client::paired(&server, OWNER).await;
+    contact.write(&account, "hello").await;
+    received(&client, "hello").await;
+    let id = client.text(&contact.jid(), "before").await;
+    receipt(&client, &id, ReceiptType::Read).await;
+    contact.reinstall();
+    let id = client.text(&contact.jid(), "after").await;
+    assert_eq!(client.ack(&id).await, None);
+    receipt(&client, &id, ReceiptType::Read).await;
+    let messages = contact.messages();
+    let texts: Vec<&str> = messages.iter().map(|received| text(&received.message)).collect();
+    assert_eq!(texts, ["before", "after"]);
+    assert_eq!(contact.decrypt_errors().len(), 1);
+}
+
+#[tokio::test]
 async fn numbers_that_are_not_on_whatsapp() {
     let server = Server::start().await;
     server.contact(CONTACT);
