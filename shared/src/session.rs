@@ -168,6 +168,8 @@ pub struct Session {
     pub blocked_reason: Option<String>,
     /// When that ends by itself, if it does.
     pub blocked_until: Option<Time>,
+    /// What that means and what to do next, in words.
+    pub advice: Option<&'static str>,
     /// The number it is paired with.
     pub phone_number: Option<String>,
     /// The raw text of the QR code to draw, while one waits.
@@ -187,6 +189,46 @@ pub struct Session {
     /// When it last changed.
     pub updated_at: Time,
 }
+
+/// What a session's status and the reason for it mean, and what to do next, in words; nothing where nothing is to be done.
+pub fn advice(status: SessionStatus, reason: Option<&str>) -> Option<&'static str> {
+    let reason = reason.unwrap_or_default();
+    let known = ADVICE.iter().find(|(word, _)| reason == *word || (*word == "banned" && reason.starts_with(word)));
+    match (known, status) {
+        (Some((_, advice)), _) => Some(advice),
+        (None, SessionStatus::WaitingForScan) => Some(
+            "On the phone open WhatsApp, Settings, Linked devices, Link a device, and scan the QR code or type the code.",
+        ),
+        _ => None,
+    }
+}
+
+/// Every reason that a session may give, with what it means and what to do.
+pub const ADVICE: &[(&str, &str)] = &[
+    ("connection_lost", "The connection to WhatsApp was lost; it is being made again. Nothing is to be done."),
+    ("unreachable", "WhatsApp can't be reached from this machine. Check its network, DNS and firewall."),
+    ("no_answer", "WhatsApp doesn't answer. It is tried again; if it lasts, check the network."),
+    ("clock_wrong", "WhatsApp's certificate isn't valid at this machine's time. Set its clock."),
+    ("restricted", "WhatsApp restricts this account's messages to people who haven't written to it. They wait; chats that go on do. Send less to new contacts."),
+    ("replaced", "The same linked device was opened elsewhere. Close that one, then connect this session again."),
+    ("logged_out_on_phone", "The device was removed on the phone. Connect the session again and link the phone."),
+    ("account_locked", "WhatsApp has locked the account. Open WhatsApp on the phone and follow what it says; then link it again."),
+    ("banned", "WhatsApp has banned the account for a while. Nothing is sent until then; send less, and to fewer new contacts."),
+    ("qr_codes_ran_out", "Nobody scanned a QR code in time. Connect the session again for new ones."),
+    ("pair_code_ran_out", "Nobody typed the code in time. Ask for another one."),
+    ("pair_code_too_often", "WhatsApp gives no more codes for this number for now, or doesn't take the number. Wait a while, or scan a QR code."),
+    ("pair_code_unavailable", "WhatsApp doesn't link this number by a code. Connect the session and scan its QR code."),
+    ("pair_code_refused", "WhatsApp gives no code for this number. Check the number, or scan a QR code."),
+    ("pairing_refused", "The phone and this device couldn't agree. Connect the session again and repeat the linking."),
+    ("phone_outdated", "The phone's WhatsApp can't link devices. Update it, then connect the session again."),
+    ("passkey_needed", "WhatsApp asks for a passkey to link a device, which isn't supported. Link by QR code from the phone itself, or remove the passkey."),
+    ("client_outdated", "WhatsApp doesn't take this version of the client any more. Update sanasr."),
+    ("connection_refused", "WhatsApp refuses the connection; the log has its code. Connect the session again later."),
+    ("wrong_secret_key", "The session's keys were encrypted with another SANASR_SECRET_KEY. Start with that one; nothing was changed."),
+    ("state_damaged", "The session's keys can't be read. Restore the database, or log the session out and link the phone again."),
+    ("client_failed", "The WhatsApp client couldn't be started; the log says why."),
+    ("bridge_missing", "This program has no such bridge. Update sanasr."),
+];
 
 /// Checks a new session's name.
 ///

@@ -15,3 +15,4 @@ mod operations;
 mod quota;
 mod sending;
 mod settings;
+mod whatsapp;

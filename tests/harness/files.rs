@@ -25,6 +25,17 @@ pub(crate) fn picture(size: usize, seed: u8) -> Vec<u8> {
     bytes
 }
 
+/// What begins a video, a voice note, a document and a sticker.
+pub(crate) const MP4: &[u8] = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom";
+pub(crate) const OGG: &[u8] = b"OggS\0\x02\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x01\x13OpusHead\x01\x01";
+pub(crate) const PDF: &[u8] = b"%PDF-1.7\n";
+pub(crate) const WEBP: &[u8] = b"RIFF\x24\x30\0\0WEBPVP8 ";
+
+/// A file that begins so, of some size.
+pub(crate) fn file(head: &[u8]) -> Vec<u8> {
+    [head, &picture(70_000, 7)].concat()
+}
+
 /// A multipart body in the making.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Parts(Vec<u8>);

@@ -246,6 +246,12 @@ const FIELDS: &[Row] = &[
         "Send a whole vCard, or `name` and `phone`.",
     ),
     (
+        "media_upload_failed",
+        "The file couldn't be uploaded to WhatsApp.",
+        "Its media server didn't answer. Nothing was sent; the message is tried again until it expires.",
+        "Nothing, unless it stays so: then check the network.",
+    ),
+    (
         "not_allowed",
         "The field doesn't belong here.",
         "Such as `caption` with a text, or `voice` with an image.",
@@ -372,6 +378,12 @@ const MESSAGES: &[Row] = &[
         "Send it again as a new message, with a file that is there.",
     ),
     (
+        "media_refused",
+        "WhatsApp doesn't take the file.",
+        "Its media server refuses the file's size or kind. Nothing was sent, and the unit of the quota is given back.",
+        "Send a smaller file, or another kind.",
+    ),
+    (
         "media_rejected",
         "The file can't be fetched.",
         "Its address answers with an error, with nothing, in a coding that isn't understood, or redirects too often.",
@@ -402,6 +414,12 @@ const MESSAGES: &[Row] = &[
         "Nothing: it is sent again under the same id at WhatsApp, so that it is shown once, until it expires.",
     ),
     (
+        "not_allowed",
+        "The account may not send to this recipient.",
+        "It isn't in the group, or may not write there. Nothing was sent, and the unit of the quota is given back.",
+        "Have somebody add the account to the group, or check the group's id.",
+    ),
+    (
         "not_on_whatsapp",
         "The number isn't on WhatsApp.",
         "Nothing was sent, and the unit of the quota is given back.",
@@ -414,10 +432,28 @@ const MESSAGES: &[Row] = &[
         "Set a slower pace for the session (`PATCH /api/v1/sessions/{name}`).",
     ),
     (
+        "recipient_gone",
+        "WhatsApp doesn't know the recipient any more.",
+        "Their account was deleted. Nothing was sent, and the unit of the quota is given back.",
+        "It isn't worth trying again.",
+    ),
+    (
+        "refused",
+        "WhatsApp refused the message.",
+        "WhatsApp's errors 400 and 479: it took the message for malformed. Nothing was sent; the unit is given back.",
+        "Look at what is special about it: an unusual file, or a recipient of an unusual kind.",
+    ),
+    (
         "restricted",
         "WhatsApp restricts the account: it may not write to people who never wrote to it.",
         "After many first messages to strangers. Nothing was sent.",
         "Wait: the message is tried again every few minutes until it expires. Write less to strangers.",
+    ),
+    (
+        "state_unavailable",
+        "The session's keys couldn't be read or stored.",
+        "The database didn't answer in time. Nothing was sent; the message is tried again.",
+        "Nothing, unless it stays so: then look at the database.",
     ),
     (
         "unknown_outcome",
@@ -425,6 +461,12 @@ const MESSAGES: &[Row] = &[
         "No acknowledgement came before it expired, or its session was deleted meanwhile. The unit of the quota stays taken. \
          If a receipt comes later, it becomes `sent`, `delivered` or `read` after all.",
         "Ask the recipient before you send it again: it might be shown twice.",
+    ),
+    (
+        "whatsapp_unavailable",
+        "WhatsApp's server couldn't take the message, or didn't answer a question about the recipient.",
+        "Nothing was sent; the message is tried again until it expires.",
+        "Nothing, unless it stays so: then look at the session.",
     ),
 ];
 
@@ -445,10 +487,14 @@ pub(crate) fn example(explained: &Explained) -> Value {
             let retryable = !matches!(
                 explained.code,
                 "internal"
+                    | "not_allowed"
                     | "not_on_whatsapp"
+                    | "recipient_gone"
+                    | "refused"
                     | "unknown_outcome"
                     | "media_forbidden_address"
                     | "media_gone"
+                    | "media_refused"
                     | "media_rejected"
                     | "media_too_large"
                     | "media_type_mismatch"

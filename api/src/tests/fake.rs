@@ -68,6 +68,7 @@ fn session(user: UserId, name: &str) -> Session {
         paused: false,
         blocked_reason: None,
         blocked_until: None,
+        advice: None,
         phone_number: None,
         qr_code: None,
         qr_expires_at: None,

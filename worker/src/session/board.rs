@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use sanasr_shared::ids::SessionId;
 use sanasr_shared::ports::store::{Pairing, SessionReport};
-use sanasr_shared::session::SessionStatus;
+use sanasr_shared::session::{SessionStatus, advice};
 use sanasr_shared::time::Time;
 use tokio::time::{Duration, Instant};
 
@@ -67,7 +67,8 @@ impl Board {
     pub(crate) fn show(&mut self, status: SessionStatus, reason: Option<String>) {
         let reason = reason.map(|r| r.chars().filter(|c| !c.is_control()).take(REASON_MAX).collect::<String>());
         if status != self.status {
-            tracing::info!(session = %self.session, name = self.name, status = status.as_str(), reason, "session");
+            let next = advice(status, reason.as_deref());
+            tracing::info!(session = %self.session, name = self.name, status = status.as_str(), reason, next, "session");
         }
         let changed = (status, &reason) != (self.status, &self.reason) || self.until.is_some() || self.halted;
         self.dirty |= changed || self.is_pairing() || self.written.is_none();

@@ -175,7 +175,7 @@ impl Shared {
         let uploaded = match (content::media_type(request.kind), &request.file) {
             (Some(kind), Some(file)) => {
                 let _permit = self.uploads.acquire().await.map_err(|_| Attempt::Transient(not_connected()))?;
-                let bytes = tokio::fs::read(&file.path).await.map_err(|e| unsent("media_unreadable", &e.to_string()))?;
+                let bytes = tokio::fs::read(&file.path).await.map_err(|e| unsent("media_unreachable", &format!("its file can't be read: {e}")))?;
                 Some(client.upload(bytes, kind, UploadOptions::new()).await.map_err(|e| upload_failed(e.as_ref()))?)
             }
             _ => None,

@@ -6,7 +6,7 @@ use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::{BlockedBy, Content, Message, MessageError, MessageType, Status};
 use crate::ports::store::{OwnedSession, StoreError};
 use crate::recipient::Recipient;
-use crate::session::{BridgeKind, Pace, Session, SessionStatus};
+use crate::session::{advice, BridgeKind, Pace, Session, SessionStatus};
 use crate::time::Time;
 
 /// A value that we don't know, in this column of this row.
@@ -162,10 +162,12 @@ impl TryFrom<SessionRow> for Session {
     type Error = StoreError;
 
     fn try_from(row: SessionRow) -> Result<Self, StoreError> {
+        let status = session_status(row.status, row.id)?;
         Ok(Self {
             id: row.id,
             bridge: session_bridge(row.bridge, row.id)?,
-            status: session_status(row.status, row.id)?,
+            status,
+            advice: advice(status, row.blocked_reason.as_deref()),
             pace: row.pace.read(row.id)?,
             name: row.name,
             user_id: row.user_id,

@@ -1,0 +1,105 @@
+//! Linking a phone: by QR code and by a code that is typed; what goes wrong says so; unlinking.
+
+use sanasr_shared::session::SessionStatus;
+use serde_json::{Value, json};
+use whatsapp_test_server::{Garbage, PairingRefusal};
+
+use crate::harness::wait::seconds;
+use crate::harness::whatsapp::start;
+use crate::harness::{Mode, both_modes, eventually};
+
+both_modes!(phones_are_linked_by_qr_code_and_by_code, what_keeps_a_phone_from_being_linked_is_said);
+
+async fn phones_are_linked_by_qr_code_and_by_code(mode: Mode) {
+    let (system, server) = start(mode).await;
+    let client = system.client();
+    let shop = client.link(&server, "shop", "15550001001").await;
+    let desk = client.link(&server, "desk", "15550001002").await;
+    client.new_whatsapp("office").await;
+    let asked: Value =
+        client.post("/sessions/office/pair-code", &json!({ "phone": "+1 555 000 1003" })).await.expect(200).data();
+    let code = asked["code"].as_str().expect("a code");
+    assert!(server.enter_code("15550001003", "ABCD-EFGH").await.is_err(), "a wrong code links nothing");
+    let office = match server.enter_code("15550001003", code).await {
+        Ok(account) => account,
+        Err(refused) => panic!("the code {code} links the phone: {refused}"),
+    };
+    client.wait_session("office", SessionStatus::Connected, seconds(20)).await;
+    for (name, account) in [("shop", &shop), ("desk", &desk), ("office", &office)] {
+        assert!(account.is_connected() && account.is_linked());
+        let session: Value = client.get(&format!("/sessions/{name}")).await.expect(200).data();
+        assert_eq!(session["phone_number"], format!("+{}", account.number()));
+        assert_eq!((&session["qr_code"], &session["blocked_reason"]), (&Value::Null, &Value::Null));
+        // Connecting what is connected changes nothing.
+        client.post(&format!("/sessions/{name}/connect"), &json!({})).await.expect(202);
+        assert_eq!(account.logins(), 2, "one to pair, one to stay");
+    }
+
+    // Disconnected it keeps its pairing; logged out it is no linked device any more.
+    client.post("/sessions/desk/disconnect", &json!({})).await.expect(200);
+    desk.wait_disconnected().await;
+    client.connect("desk").await;
+    assert!(desk.is_connected() && desk.is_linked());
+    client.post("/sessions/desk/logout", &json!({})).await.expect(200);
+    client.wait_session("desk", SessionStatus::LoggedOut, seconds(20)).await;
+    eventually(seconds(10), "the phone's list has lost the device", async || (!desk.is_linked()).then_some(())).await;
+    assert!(shop.is_connected());
+    // The same session can be linked anew, to another phone.
+    let code = client.qr_code("desk").await;
+    server.scan(&code, "15550001004").await.expect("the new phone takes the code");
+    let session = client.wait_session("desk", SessionStatus::Connected, seconds(20)).await;
+    let shown: Value = client.get("/sessions/desk").await.expect(200).data();
+    assert_eq!((session.status, &shown["phone_number"]), (SessionStatus::Connected, &json!("+15550001004")));
+}
+
+async fn what_keeps_a_phone_from_being_linked_is_said(mode: Mode) {
+    let (system, server) = start(mode).await;
+    let client = system.client();
+    let halted = SessionStatus::Disconnected;
+
+    client.new_whatsapp("forged").await;
+    let code = client.qr_code("forged").await;
+    server.refuse_pairing(Some(PairingRefusal::Forged));
+    let _ = server.scan(&code, "15550001101").await;
+    client.wait_reason("forged", halted, "pairing_refused").await;
+
+    for (name, refusal, reason) in [
+        ("throttled", 429, "pair_code_too_often"),
+        ("unavailable", 452, "pair_code_unavailable"),
+        ("forbidden", 403, "pair_code_refused"),
+    ] {
+        server.refuse_pairing(Some(PairingRefusal::Code(refusal)));
+        client.new_whatsapp(name).await;
+        client.post(&format!("/sessions/{name}/pair-code"), &json!({ "phone": "+15550001102" })).await;
+        let session = client.wait_reason(name, halted, reason).await;
+        assert!(session["advice"].is_string(), "what to do is said: {session}");
+    }
+    server.refuse_pairing(None);
+
+    let refused = client.post("/sessions/forged/pair-code", &json!({ "phone": "call me" })).await.expect(422);
+    assert_eq!(refused.fields(), ["phone"]);
+
+    server.refuse_version(true);
+    client.new_whatsapp("outdated").await;
+    client.post("/sessions/outdated/connect", &json!({})).await.expect(202);
+    client.wait_reason("outdated", halted, "client_outdated").await;
+    server.refuse_version(false);
+
+    // Whatever a broken network brings, the session comes back by itself.
+    let account = client.link(&server, "shop", "15550001103").await;
+    for garbage in [Garbage::Bytes, Garbage::Oversize, Garbage::Truncated, Garbage::Stanza] {
+        let logins = account.logins();
+        server.corrupt_next_frames(garbage);
+        if garbage != Garbage::Stanza {
+            eventually(seconds(30), &format!("a new login after {garbage:?}"), async || {
+                (account.logins() > logins).then_some(())
+            })
+            .await;
+        }
+        client.wait_session("shop", SessionStatus::Connected, seconds(30)).await;
+    }
+    // After a refusal the same session is linked as if nothing had been.
+    let code = client.qr_code("forged").await;
+    server.scan(&code, "15550001101").await.expect("the phone takes the code");
+    client.wait_session("forged", SessionStatus::Connected, seconds(20)).await;
+}
