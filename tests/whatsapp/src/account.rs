@@ -95,6 +95,11 @@ impl Account {
         self.device.wire()
     }
 
+    /// How many messages and receipts for it the client hasn't acknowledged; those sent and those that wait for a login.
+    pub fn unsettled(&self) -> usize {
+        self.device.unsettled()
+    }
+
     /// How often it has logged in.
     pub fn logins(&self) -> usize {
         self.device.logins()

@@ -97,13 +97,15 @@ impl Contact {
         self.person.reused_counters()
     }
 
-    /// Writes to an account. An account that isn't connected gets it after its next login. Gives the message's id.
+    /// Writes to an account, as soon as its client has uploaded keys. An account that isn't connected gets the message after
+    /// its next login. Gives the message's id.
     ///
     /// # Panics
-    /// If the account's client hasn't uploaded keys yet.
+    /// If the keys of the account's client are no keys.
     pub async fn write(&self, to: &Account, text: &str) -> String {
         let message = wa::Message { conversation: Some(text.to_owned()), ..Default::default() };
         let device = to.device();
+        device.wait_for_keys().await;
         let bundle = || device.with_keys(crate::prekeys::Uploaded::bundle);
         let plaintext = waproto::codec::message_to_vec(&message);
         let (kind, ciphertext) =

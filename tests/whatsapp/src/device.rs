@@ -26,6 +26,7 @@ pub(crate) struct Device {
     /// What the app state is encrypted with.
     pub(crate) app_state_key: [u8; 32],
     active: watch::Sender<bool>,
+    has_keys: watch::Sender<bool>,
     inner: Mutex<Inner>,
 }
 
@@ -56,6 +57,7 @@ impl Device {
             peer: format!("{number}:{id}"),
             app_state_key: rand::random(),
             active: watch::Sender::new(false),
+            has_keys: watch::Sender::new(false),
             inner: Mutex::new(Inner {
                 linked: true,
                 banned_until: None,
@@ -175,6 +177,11 @@ impl Device {
         }
     }
 
+    pub(crate) fn unsettled(&self) -> usize {
+        let inner = lock(&self.inner);
+        inner.unsettled.len() + inner.offline.len()
+    }
+
     pub(crate) fn hold(&self, receipts: impl IntoIterator<Item = Node>) {
         lock(&self.inner).held.extend(receipts);
     }
@@ -188,6 +195,13 @@ impl Device {
 
     pub(crate) fn set_keys(&self, keys: Uploaded) {
         lock(&self.inner).keys = Some(keys);
+        self.has_keys.send_replace(true);
+    }
+
+    /// Waits until it has uploaded keys: before that nobody can write to it.
+    pub(crate) async fn wait_for_keys(&self) {
+        // The sender lives as long as the device.
+        let _ = self.has_keys.subscribe().wait_for(|uploaded| *uploaded).await;
     }
 
     pub(crate) fn with_keys<T>(&self, look: impl FnOnce(&mut Uploaded) -> Option<T>) -> Option<T> {

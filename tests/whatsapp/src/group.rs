@@ -19,6 +19,12 @@ pub struct Group {
     inner: Arc<GroupState>,
 }
 
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Group({})", self.inner.id)
+    }
+}
+
 impl Group {
     /// Its address, `…@g.us`.
     pub fn id(&self) -> String {

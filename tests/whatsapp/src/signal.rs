@@ -324,3 +324,59 @@ impl SenderKeyStore for SenderKeys {
         Ok(self.0.get(name.cache_key()).cloned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wacore_libsignal::protocol::{create_sender_key_distribution_message, group_encrypt};
+
+    use super::*;
+
+    fn bundle(of: &mut SignalDevice) -> PreKeyBundle {
+        let (id, pair) = of.prekeys.generate();
+        let one_time = (id.into(), pair.public_key);
+        PreKeyBundle::new(
+            of.own.registration_id,
+            0.into(),
+            Some(one_time),
+            of.signed.id.into(),
+            of.signed.pair.public_key,
+            of.signed.signature.to_vec(),
+            *of.own.identity.identity_key(),
+        )
+        .expect("a bundle")
+    }
+
+    #[test]
+    fn a_sender_that_goes_back_is_noticed() {
+        let (mut alice, mut bob) = (SignalDevice::generate(), SignalDevice::generate());
+        let bundle = bundle(&mut bob);
+        let (kind, first) = alice.encrypt("bob", b"first", || Some(bundle)).expect("encrypted");
+        let before = alice.sessions.0.clone();
+        let (_, second) = alice.encrypt("bob", b"second", || None).expect("encrypted");
+        assert_eq!(bob.decrypt("alice", kind, &first).expect("decrypted"), b"first");
+        assert_eq!(bob.decrypt("alice", kind, &second).expect("decrypted"), b"second");
+        // The same bytes again are a repetition on the wire, nothing worse.
+        assert!(bob.decrypt("alice", kind, &second).is_err());
+        assert_eq!(bob.reused_counters(), 0);
+
+        alice.sessions.0 = before;
+        let (_, other) = alice.encrypt("bob", b"other", || None).expect("encrypted");
+        assert!(bob.decrypt("alice", kind, &other).is_err());
+        assert_eq!(bob.reused_counters(), 1);
+    }
+
+    #[test]
+    fn a_sender_that_goes_back_in_a_group_is_noticed() {
+        let (mut alice, mut bob) = (SignalDevice::generate(), SignalDevice::generate());
+        let (name, rng) = (sender("group", "alice"), &mut rand::rng());
+        let key = at_once(create_sender_key_distribution_message(&name, &mut alice.sender_keys, rng)).expect("a key");
+        bob.learn_sender_key("group", "alice", key.serialized()).expect("learnt");
+        let before = alice.sender_keys.0.clone();
+        for (text, reused) in [(b"one", 0), (b"two", 1)] {
+            alice.sender_keys.0 = before.clone();
+            let message = at_once(group_encrypt(&mut alice.sender_keys, &name, text, rng)).expect("encrypted");
+            let _ = bob.decrypt_group("group", "alice", message.serialized());
+            assert_eq!(bob.reused_counters(), reused);
+        }
+    }
+}

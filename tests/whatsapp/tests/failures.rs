@@ -51,6 +51,17 @@ async fn replaced() {
 }
 
 #[tokio::test]
+async fn replaced_by_another_process() {
+    let server = Server::start().await;
+    let (client, account) = Client::paired(&server, OWNER).await;
+    let other = Client::with(&server, client.backend.clone()).await;
+    other.connected().await;
+    client.event(|event| matches!(event, Event::StreamReplaced(_)).then_some(())).await;
+    assert!(account.is_connected());
+    assert_eq!(account.logins(), 2);
+}
+
+#[tokio::test]
 async fn banned_for_a_time() {
     let server = Server::start().await;
     let (client, account) = Client::paired(&server, OWNER).await;

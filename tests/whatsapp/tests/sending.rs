@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use whatsapp_rust::Jid;
 use whatsapp_rust::download::MediaType;
-use whatsapp_rust::media::{ImageOptions, image_message};
+use whatsapp_rust::media::{DocumentOptions, ImageOptions, document_message, image_message};
 use whatsapp_rust::send::SendOptions;
 use whatsapp_rust::types::events::Event;
 use whatsapp_rust::types::presence::ReceiptType;
@@ -80,6 +80,27 @@ async fn an_image() {
 }
 
 #[tokio::test]
+async fn a_large_document() {
+    let server = Server::start().await;
+    let contact = server.contact(CONTACT);
+    let (client, _account) = Client::paired(&server, OWNER).await;
+    let file: Vec<u8> = (0..6_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    server.refuse_uploads(Some(503));
+    client.inner.upload(file.clone(), MediaType::Document, UploadOptions::new()).await.expect_err("refused");
+    server.refuse_uploads(None);
+    let upload = client.inner.upload(file.clone(), MediaType::Document, UploadOptions::new()).await.expect("uploaded");
+    let message = document_message(upload, DocumentOptions { file_name: Some("a.bin".into()), ..Default::default() });
+    let id = client.inner.send_message(contact.jid(), message).await.expect("sent").message_id;
+    assert_eq!(client.ack(&id).await, None);
+    let received = eventually("shown", || contact.messages().pop()).await;
+    assert!(contact.download(&received).await.expect("the file") == file);
+    // What the client was never sent can't be fetched.
+    let mut other = received.clone();
+    other.message.document_message = Default::default();
+    assert!(contact.download(&other).await.is_err());
+}
+
+#[tokio::test]
 async fn refused() {
     let server = Server::start().await;
     let contact = server.contact(CONTACT);
@@ -106,6 +127,28 @@ async fn acknowledged_late_or_without_receipts() {
     assert_eq!(client.ack(&held).await, None);
     account.release_receipts();
     assert!(!receipt(&client, &held, ReceiptType::Delivered).await, "not offline");
+}
+
+#[tokio::test]
+async fn lost() {
+    let server = Server::start().await;
+    let contact = server.contact(CONTACT);
+    let (client, account) = Client::paired(&server, OWNER).await;
+    server.on_send(CONTACT, Behaviour::NeverAck);
+    let lost = client.text(&contact.jid(), "lost").await;
+    eventually("sent", || account.wire().pop()).await;
+    server.on_send(CONTACT, Behaviour::AckOnly);
+    let acknowledged = client.text(&contact.jid(), "acknowledged").await;
+    // The first word on any message is about the second one.
+    let first = client.event(|event| match event {
+        Event::ServerAck(ack) if ack.class.as_deref() == Some("message") => Some(ack.id.clone()),
+        Event::Receipt(receipt) => panic!("{receipt:?}"),
+        _ => None,
+    });
+    assert_eq!(first.await, acknowledged);
+    let ids: Vec<String> = contact.messages().into_iter().map(|received| received.id).collect();
+    assert_eq!(ids, [acknowledged]);
+    assert_eq!(account.wire()[0].id, lost);
 }
 
 #[tokio::test]
@@ -268,6 +311,18 @@ async fn while_the_client_is_away() {
             .await;
     }
     assert_eq!(account.logins(), 2);
+}
+
+#[tokio::test]
+async fn what_a_client_has_not_acknowledged_comes_again() {
+    let server = Server::start().await;
+    let contact = server.contact(CONTACT);
+    let (client, account) = Client::paired(&server, OWNER).await;
+    contact.write(&account, "lost on the way").await;
+    // Both happen before the client can answer: nothing here gives way to it.
+    account.drop_socket();
+    client.connected().await;
+    eventually("it came again", || (account.logins() == 2 && account.unsettled() == 0).then_some(())).await;
 }
 
 #[tokio::test]
