@@ -227,9 +227,25 @@ impl Life<'_> {
                     }
                 }
                 () = until(code_ends) => return End::CodesRanOut,
+                () = self.driver.shared.suspected.notified() => self.reconnect().await,
                 () = until(watch) => self.watch().await,
             }
         }
+    }
+
+    /// A message wasn't acknowledged: the connection may be dead without looking so.
+    async fn reconnect(&mut self) {
+        if self.down_since.is_none() {
+            tracing::warn!(session = %self.driver.request.session, "WhatsApp doesn't acknowledge; connecting anew");
+            self.down("no_answer").await;
+            self.client.reconnect_immediately().await;
+        }
+    }
+
+    async fn down(&mut self, reason: &'static str) {
+        self.driver.shared.connected(None);
+        (self.down_since, self.told) = (Some(Instant::now()), Some(reason));
+        self.driver.emit(BridgeEvent::Disconnected { reason: reason.to_owned() }).await;
     }
 
     /// Says why there is no connection, once it has been away for a while.
@@ -290,9 +306,7 @@ impl Life<'_> {
             }
             Event::Disconnected(gone) => {
                 tracing::debug!(session = %driver.request.session, reason = %gone.reason, "the connection is gone");
-                driver.shared.connected(None);
-                self.down_since = Some(Instant::now());
-                driver.emit(BridgeEvent::Disconnected { reason: "connection_lost".to_owned() }).await;
+                self.down("connection_lost").await;
             }
             Event::LoggedOut(out) => {
                 use wacore::types::events::ConnectFailureReason as Reason;
@@ -367,7 +381,10 @@ impl Life<'_> {
                 news.push(Receipt { whatsapp_id: id.clone(), status, at });
                 continue;
             }
-            match of_member(&shared.state, id, &receipt.source.sender.user, status, at).await {
+            let source = &receipt.source;
+            let names: Vec<&str> =
+                [Some(&source.sender), source.sender_alt.as_ref()].into_iter().flatten().map(|jid| jid.user.as_str()).collect();
+            match of_member(&shared.state, id, &names, status, at).await {
                 Ok(all) => news.extend(all),
                 Err(error) => tracing::debug!(%error, "a group's receipt couldn't be noted"),
             }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use whatsapp_rust::wacore_binary::JidExt;
@@ -27,6 +27,8 @@ const PREPARE_MAX: Duration = Duration::from_secs(25);
 /// How long nobody new is written to after WhatsApp has refused one who was: doubled each time, up to an hour.
 const RESTRICTED_FIRST: Duration = Duration::from_secs(180);
 const RESTRICTED_MAX: Duration = Duration::from_secs(3_600);
+/// How long until an unacknowledged message makes for a new connection again.
+const SUSPECT_AGAIN: Duration = Duration::from_secs(60);
 /// How long "typing" is shown: at first, and more for each character, but not longer than that.
 const TYPING_MIN: Duration = Duration::from_millis(600);
 const TYPING_MAX: Duration = Duration::from_secs(3);
@@ -48,6 +50,9 @@ pub(super) struct Shared {
     client: Mutex<Option<Arc<Client>>>,
     acks: Mutex<HashMap<String, oneshot::Sender<Ack>>>,
     restricted: Mutex<Restricted>,
+    /// The connection may be dead without looking so.
+    pub(super) suspected: Notify,
+    suspected_at: Mutex<Option<Instant>>,
 }
 
 /// What became of a message on its way.
@@ -86,6 +91,8 @@ impl Shared {
             client: Mutex::default(),
             acks: Mutex::default(),
             restricted: Mutex::default(),
+            suspected: Notify::new(),
+            suspected_at: Mutex::default(),
         }
     }
 
@@ -104,6 +111,16 @@ impl Shared {
     pub(super) fn acknowledged(&self, id: &str, error: Option<String>) {
         if let Some(waiting) = lock(&self.acks).remove(id) {
             let _ = waiting.send(Ack::Answer(error));
+        }
+    }
+
+    /// A message wasn't acknowledged in time. Now and then that is the connection's fault, and others must not pay for it often.
+    fn suspect(&self) {
+        let now = Instant::now();
+        let mut at = lock(&self.suspected_at);
+        if at.is_none_or(|at| now - at >= SUSPECT_AGAIN) {
+            *at = Some(now);
+            self.suspected.notify_one();
         }
     }
 
@@ -140,7 +157,7 @@ impl Shared {
             Err(attempt) => return attempt,
         };
         let (answer, acknowledged) = oneshot::channel();
-        let waiting = Waiting::new(&self.acks, &request.whatsapp_id, answer);
+        let mut waiting = Waiting::new(self, &request.whatsapp_id, answer);
         if self.client().is_none() {
             return Attempt::Transient(not_connected());
         }
@@ -148,7 +165,9 @@ impl Shared {
         if let Err(error) = client.send_message_with_options(to, message, options).await {
             return failed(&error);
         }
+        waiting.written = true;
         let ack = acknowledged.await;
+        waiting.written = false;
         drop(waiting);
         match ack {
             Ok(Ack::Answer(None)) => {
@@ -306,20 +325,25 @@ struct Person {
 
 /// A wait for an acknowledgement, forgotten when it is over.
 struct Waiting<'a> {
-    acks: &'a Mutex<HashMap<String, oneshot::Sender<Ack>>>,
+    shared: &'a Shared,
     id: &'a str,
+    /// The message is on its way, and nothing has come back.
+    written: bool,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(acks: &'a Mutex<HashMap<String, oneshot::Sender<Ack>>>, id: &'a str, answer: oneshot::Sender<Ack>) -> Self {
-        lock(acks).insert(id.to_owned(), answer);
-        Self { acks, id }
+    fn new(shared: &'a Shared, id: &'a str, answer: oneshot::Sender<Ack>) -> Self {
+        lock(&shared.acks).insert(id.to_owned(), answer);
+        Self { shared, id, written: false }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        lock(self.acks).remove(self.id);
+        lock(&self.shared.acks).remove(self.id);
+        if self.written {
+            self.shared.suspect();
+        }
     }
 }
 

@@ -112,12 +112,13 @@ impl Group {
         Self { members: members.into_iter().collect(), ..Self::default() }
     }
 
-    /// A member has it, or has read it. The status that the message has now, if that is news.
-    fn add(&mut self, member: &str, status: Status) -> Option<Status> {
+    /// A member has it, or has read it; members have several names. The status that the message has now, if that is news.
+    fn add(&mut self, names: &[&str], status: Status) -> Option<Status> {
+        let member = (*names.iter().find(|name| self.members.contains(**name))?).to_owned();
         let before = self.status();
-        self.delivered.insert(member.to_owned());
+        self.delivered.insert(member.clone());
         if status == Status::Read {
-            self.read.insert(member.to_owned());
+            self.read.insert(member);
         }
         self.status().filter(|now| Some(*now) != before)
     }
@@ -139,13 +140,13 @@ impl Group {
 pub(super) async fn of_member(
     state: &State,
     whatsapp_id: &str,
-    member: &str,
+    names: &[&str],
     status: Status,
     at: Time,
 ) -> Result<Option<Receipt>> {
     let _turn = state.alone().await;
     let Some(mut group) = state.get_json::<Group>(Kind::GroupReceipts, whatsapp_id).await? else { return Ok(None) };
-    let news = group.add(member, status);
+    let news = group.add(names, status);
     if group.status() == Some(Status::Read) {
         state.remove(Kind::GroupReceipts, whatsapp_id).await?;
     } else {
@@ -161,11 +162,11 @@ mod tests {
     #[test]
     fn a_group_has_a_message_once_all_have() {
         let mut group = Group::new(["a".to_owned(), "b".to_owned()]);
-        assert_eq!(group.add("a", Status::Delivered), None);
-        assert_eq!(group.add("a", Status::Delivered), None);
-        assert_eq!(group.add("b", Status::Read), Some(Status::Delivered));
-        assert_eq!(group.add("stranger", Status::Read), None);
-        assert_eq!(group.add("a", Status::Read), Some(Status::Read));
-        assert_eq!(group.add("a", Status::Read), None);
+        assert_eq!(group.add(&["a"], Status::Delivered), None);
+        assert_eq!(group.add(&["a"], Status::Delivered), None);
+        assert_eq!(group.add(&["another name", "b"], Status::Read), Some(Status::Delivered));
+        assert_eq!(group.add(&["stranger"], Status::Read), None);
+        assert_eq!(group.add(&["a"], Status::Read), Some(Status::Read));
+        assert_eq!(group.add(&["a"], Status::Read), None);
     }
 }
