@@ -9,6 +9,8 @@ CREATE TABLE whatsapp_state (
     PRIMARY KEY (session_id, kind, key)
 ) WITH (fillfactor = 70);
 
+-- How often its user has asked to connect it: a banned session's owner sees by that that it was asked again.
+ALTER TABLE sessions ADD COLUMN connects bigint NOT NULL DEFAULT 0;
 -- When a ban ends, and when the phone was linked: a new link is used with more care.
 ALTER TABLE sessions ADD COLUMN blocked_until bigint;
 ALTER TABLE sessions ADD COLUMN paired_at bigint;

@@ -9,6 +9,8 @@ CREATE TABLE whatsapp_state (
     PRIMARY KEY (session_id, kind, key)
 ) STRICT, WITHOUT ROWID;
 
+-- How often its user has asked to connect it: a banned session's owner sees by that that it was asked again.
+ALTER TABLE sessions ADD COLUMN connects INTEGER NOT NULL DEFAULT 0;
 -- When a ban ends, and when the phone was linked: a new link is used with more care.
 ALTER TABLE sessions ADD COLUMN blocked_until INTEGER;
 ALTER TABLE sessions ADD COLUMN paired_at INTEGER;

@@ -96,6 +96,7 @@ impl Delivery {
             quoted: message.quoted,
             attempt: message.attempt,
             expires_at: message.expires_at,
+            patience: self.life.settings.send_timeout,
         });
         let called = AtomicBool::new(false);
         let attempt = AssertUnwindSafe(self.attempt(&claimed, request, &called)).catch_unwind().await;

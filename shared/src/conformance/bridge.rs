@@ -31,6 +31,22 @@ pub trait BridgeWorld: Send + Sync {
 
     /// Breaks a session's connection once; it comes back by itself.
     async fn break_connection(&self, link: &dyn Link);
+
+    /// A session that nobody has opened yet.
+    async fn session(&self) -> SessionId {
+        SessionId::generate()
+    }
+
+    /// Somebody who may open that session.
+    async fn owner(&self, _session: SessionId) -> Owner {
+        Owner::new(WorkerId::generate(), || true)
+    }
+
+    /// A person with a phone looks at what a session shows, and links it if that is a code.
+    async fn look(&self, _session: SessionId, _shown: &BridgeEvent) {}
+
+    /// A session's pairing is over, and the store knows.
+    async fn unlinked(&self, _session: SessionId) {}
 }
 
 /// Makes a test of every promise: `bridge_suite!(world)`, where `world` is an expression that makes a
@@ -69,7 +85,8 @@ macro_rules! bridge_suite {
 /// Longer than anything here takes, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Opened {
+struct Opened<'w> {
+    world: &'w dyn BridgeWorld,
     session: SessionId,
     link: Arc<dyn Link>,
     events: mpsc::Receiver<BridgeEvent>,
@@ -87,35 +104,49 @@ pub fn link_request(session: SessionId) -> LinkRequest {
     }
 }
 
-impl Opened {
-    async fn open(bridge: &dyn Bridge, session: SessionId, paired: Option<&str>, awaiting: Vec<Awaiting>) -> Self {
+impl<'w> Opened<'w> {
+    async fn open(
+        world: &'w dyn BridgeWorld,
+        bridge: &dyn Bridge,
+        session: SessionId,
+        paired: Option<&str>,
+        awaiting: Vec<Awaiting>,
+    ) -> Self {
         let paired = paired.map(str::to_owned);
-        Self::request(bridge, LinkRequest { paired, awaiting, ..link_request(session) }).await
+        Self::request(world, bridge, LinkRequest { paired, awaiting, ..link_request(session) }).await
     }
 
-    async fn request(bridge: &dyn Bridge, request: LinkRequest) -> Self {
+    async fn request(world: &'w dyn BridgeWorld, bridge: &dyn Bridge, request: LinkRequest) -> Self {
         let (sender, events) = mpsc::channel(64);
         let session = request.session;
-        Self { session, link: bridge.open(request, sender).await, events }
+        let request = LinkRequest { owner: world.owner(session).await, ..request };
+        Self { world, session, link: bridge.open(request, sender).await, events }
     }
 
     /// Opens a session that is paired already, and waits until it is connected. It gets its pairing first.
-    async fn connected(bridge: &dyn Bridge) -> Self {
-        let mut opened = Self::open(bridge, SessionId::generate(), None, Vec::new()).await;
+    async fn connected(world: &'w dyn BridgeWorld, bridge: &dyn Bridge) -> Self {
+        let mut opened = Self::open(world, bridge, world.session().await, None, Vec::new()).await;
         opened.until_connected().await;
         opened
     }
 
-    async fn reopened(bridge: &dyn Bridge, session: SessionId, awaiting: Vec<Awaiting>) -> Self {
+    async fn reopened(
+        world: &'w dyn BridgeWorld,
+        bridge: &dyn Bridge,
+        session: SessionId,
+        awaiting: Vec<Awaiting>,
+    ) -> Self {
         // The number is for people to see; no bridge connects by it.
-        let mut opened = Self::open(bridge, session, Some("+15550000000"), awaiting).await;
+        let mut opened = Self::open(world, bridge, session, Some("+15550000000"), awaiting).await;
         opened.until_connected().await;
         opened
     }
 
     async fn next(&mut self) -> BridgeEvent {
         let event = timeout(PATIENCE, self.events.recv()).await.expect("an event comes in time");
-        event.expect("the link lives")
+        let event = event.expect("the link lives");
+        self.world.look(self.session, &event).await;
+        event
     }
 
     async fn until_connected(&mut self) {
@@ -164,6 +195,7 @@ fn text(to: Recipient, attempt: i32) -> SendRequest {
         quoted: None,
         attempt,
         expires_at: Time::now().plus(Duration::from_secs(3600)),
+        patience: Duration::from_secs(30),
     }
 }
 
@@ -174,7 +206,7 @@ fn of<'a>(receipts: &'a [Receipt], id: &str) -> Vec<&'a Receipt> {
 /// Connecting, one code or more, paired with a number that is one, connected: in this order.
 pub async fn an_unpaired_session_shows_a_code_and_pairs(world: &dyn BridgeWorld) {
     let bridge = world.bridge();
-    let mut opened = Opened::open(&*bridge, SessionId::generate(), None, Vec::new()).await;
+    let mut opened = Opened::open(world, &*bridge, world.session().await, None, Vec::new()).await;
     assert!(matches!(opened.next().await, BridgeEvent::Connecting));
     let mut codes = HashSet::new();
     loop {
@@ -196,10 +228,10 @@ pub async fn an_unpaired_session_shows_a_code_and_pairs(world: &dyn BridgeWorld)
 
 /// Wanted paired by a code, it shows one that people can type, is paired with the number that was asked for, and connects.
 pub async fn a_session_pairs_by_a_code_that_is_typed(world: &dyn BridgeWorld) {
-    let (bridge, session) = (world.bridge(), SessionId::generate());
+    let (bridge, session) = (world.bridge(), world.session().await);
     let pair_phone = Some("+15550001234".to_owned());
     let request = LinkRequest { pair_phone, ..link_request(session) };
-    let mut opened = Opened::request(&*bridge, request).await;
+    let mut opened = Opened::request(world, &*bridge, request).await;
     let mut shown = false;
     loop {
         match opened.next().await {
@@ -224,9 +256,9 @@ pub async fn a_session_pairs_by_a_code_that_is_typed(world: &dyn BridgeWorld) {
 /// With its pairing a session connects at once.
 pub async fn a_paired_session_connects_without_a_code(world: &dyn BridgeWorld) {
     let bridge = world.bridge();
-    let first = Opened::connected(&*bridge).await;
+    let first = Opened::connected(world, &*bridge).await;
     first.link.disconnect().await;
-    let mut again = Opened::open(&*bridge, first.session, Some("+15550000000"), Vec::new()).await;
+    let mut again = Opened::open(world, &*bridge, first.session, Some("+15550000000"), Vec::new()).await;
     loop {
         match again.next().await {
             BridgeEvent::Connecting => {}
@@ -238,7 +270,7 @@ pub async fn a_paired_session_connects_without_a_code(world: &dyn BridgeWorld) {
 
 /// `Sent` means that WhatsApp has it; delivered and read follow.
 pub async fn an_acknowledged_message_was_received(world: &dyn BridgeWorld) {
-    let mut opened = Opened::connected(&*world.bridge()).await;
+    let mut opened = Opened::connected(world, &*world.bridge()).await;
     let message = text(world.reader(1), 1);
     let before = Time::now();
     assert_eq!(opened.send(&message).await, Attempt::Sent);
@@ -251,7 +283,7 @@ pub async fn an_acknowledged_message_was_received(world: &dyn BridgeWorld) {
 
 /// One after another to one recipient, they are received in that order.
 pub async fn messages_to_one_recipient_are_received_in_order(world: &dyn BridgeWorld) {
-    let opened = Opened::connected(&*world.bridge()).await;
+    let opened = Opened::connected(world, &*world.bridge()).await;
     let messages: Vec<_> = (0..50).map(|_| text(world.reader(1), 1)).collect();
     for message in &messages {
         assert_eq!(opened.send(message).await, Attempt::Sent);
@@ -262,7 +294,7 @@ pub async fn messages_to_one_recipient_are_received_in_order(world: &dyn BridgeW
 
 /// Many calls at once, each acknowledged for itself, and no receipt is lost.
 pub async fn calls_run_side_by_side(world: &dyn BridgeWorld) {
-    let mut opened = Opened::connected(&*world.bridge()).await;
+    let mut opened = Opened::connected(world, &*world.bridge()).await;
     let messages: Vec<_> = (0..300).map(|n| text(world.reader(n), 1)).collect();
     let sends = messages.iter().map(|message| opened.send(message));
     assert!(futures_util::future::join_all(sends).await.iter().all(|attempt| *attempt == Attempt::Sent));
@@ -274,7 +306,7 @@ pub async fn calls_run_side_by_side(world: &dyn BridgeWorld) {
 /// A receipt that nobody took comes again after the next connect; one that was taken doesn't.
 pub async fn receipts_come_again_until_they_are_taken(world: &dyn BridgeWorld) {
     let bridge = world.bridge();
-    let mut opened = Opened::connected(&*bridge).await;
+    let mut opened = Opened::connected(world, &*bridge).await;
     let session = opened.session;
     let first = text(world.reader(1), 1);
     assert_eq!(opened.send(&first).await, Attempt::Sent);
@@ -285,14 +317,14 @@ pub async fn receipts_come_again_until_they_are_taken(world: &dyn BridgeWorld) {
             break;
         }
     }
-    let mut opened = Opened::reopened(&*bridge, session, Vec::new()).await;
+    let mut opened = Opened::reopened(world, &*bridge, session, Vec::new()).await;
     opened.until_read([first.whatsapp_id.as_str()]).await;
     let second = text(world.reader(2), 1);
     assert_eq!(opened.send(&second).await, Attempt::Sent);
     opened.until_read([second.whatsapp_id.as_str()]).await;
     opened.link.disconnect().await;
 
-    let mut opened = Opened::reopened(&*bridge, session, Vec::new()).await;
+    let mut opened = Opened::reopened(world, &*bridge, session, Vec::new()).await;
     let third = text(world.reader(3), 1);
     assert_eq!(opened.send(&third).await, Attempt::Sent);
     let receipts = opened.until_read([third.whatsapp_id.as_str()]).await;
@@ -301,7 +333,7 @@ pub async fn receipts_come_again_until_they_are_taken(world: &dyn BridgeWorld) {
 
 /// A taker that goes without an answer hasn't taken them; others are given meanwhile.
 pub async fn receipts_come_again_when_their_taker_is_gone(world: &dyn BridgeWorld) {
-    let mut opened = Opened::connected(&*world.bridge()).await;
+    let mut opened = Opened::connected(world, &*world.bridge()).await;
     let (first, second) = (text(world.reader(1), 1), text(world.reader(2), 1));
     assert_eq!(opened.send(&first).await, Attempt::Sent);
     loop {
@@ -319,7 +351,7 @@ pub async fn receipts_come_again_when_their_taker_is_gone(world: &dyn BridgeWorl
 
 /// A process that starts afresh gives the receipts that a session's messages still await.
 pub async fn receipts_of_another_process_come_too(world: &dyn BridgeWorld) {
-    let first = Opened::connected(&*world.bridge()).await;
+    let first = Opened::connected(world, &*world.bridge()).await;
     let message = text(world.reader(1), 1);
     assert_eq!(first.send(&message).await, Attempt::Sent);
     first.link.disconnect().await;
@@ -329,7 +361,7 @@ pub async fn receipts_of_another_process_come_too(world: &dyn BridgeWorld) {
         status: Status::Sent,
         expires_at: message.expires_at,
     };
-    let mut second = Opened::reopened(&*world.bridge(), first.session, vec![awaiting]).await;
+    let mut second = Opened::reopened(world, &*world.bridge(), first.session, vec![awaiting]).await;
     second.until_read([message.whatsapp_id.as_str()]).await;
 }
 
@@ -339,7 +371,7 @@ pub async fn a_repeated_message_is_one_message(world: &dyn BridgeWorld) {
     if !bridge.repeats_under_same_id() {
         return;
     }
-    let mut opened = Opened::connected(&*bridge).await;
+    let mut opened = Opened::connected(world, &*bridge).await;
     let mut message = text(world.reader(1), 1);
     assert_eq!(opened.send(&message).await, Attempt::Sent);
     message.attempt = 2;
@@ -354,7 +386,7 @@ pub async fn a_repeated_message_is_one_message(world: &dyn BridgeWorld) {
 
 /// Disconnected, then connected, in this order and by itself; then it sends again.
 pub async fn a_lost_connection_comes_back(world: &dyn BridgeWorld) {
-    let mut opened = Opened::connected(&*world.bridge()).await;
+    let mut opened = Opened::connected(world, &*world.bridge()).await;
     world.break_connection(&*opened.link).await;
     let mut lost = false;
     loop {
@@ -374,7 +406,7 @@ pub async fn a_lost_connection_comes_back(world: &dyn BridgeWorld) {
 
 /// After a disconnect there are no events and nothing goes out.
 pub async fn nothing_follows_a_disconnect(world: &dyn BridgeWorld) {
-    let mut opened = Opened::connected(&*world.bridge()).await;
+    let mut opened = Opened::connected(world, &*world.bridge()).await;
     assert_eq!(opened.send(&text(world.reader(1), 1)).await, Attempt::Sent);
     opened.link.disconnect().await;
     // What was given before may still lie in the channel; after it comes the end.
@@ -392,7 +424,7 @@ pub async fn nothing_follows_a_disconnect(world: &dyn BridgeWorld) {
 
 /// Whoever drops the link has disconnected.
 pub async fn dropping_a_link_disconnects(world: &dyn BridgeWorld) {
-    let Opened { link, mut events, .. } = Opened::connected(&*world.bridge()).await;
+    let Opened { link, mut events, .. } = Opened::connected(world, &*world.bridge()).await;
     drop(link);
     let event = timeout(PATIENCE, events.recv()).await.expect("the events end in time");
     assert!(event.is_none(), "{event:?} after the link was dropped");
@@ -401,11 +433,12 @@ pub async fn dropping_a_link_disconnects(world: &dyn BridgeWorld) {
 /// Unlinked, a session must be paired afresh, and its old receipts are gone.
 pub async fn a_logout_ends_the_pairing(world: &dyn BridgeWorld) {
     let bridge = world.bridge();
-    let opened = Opened::connected(&*bridge).await;
+    let opened = Opened::connected(world, &*bridge).await;
     let session = opened.session;
     opened.link.logout().await;
     opened.ends().await;
-    let mut again = Opened::open(&*bridge, session, None, Vec::new()).await;
+    world.unlinked(session).await;
+    let mut again = Opened::open(world, &*bridge, session, None, Vec::new()).await;
     let mut paired = false;
     loop {
         match again.next().await {
@@ -420,7 +453,7 @@ pub async fn a_logout_ends_the_pairing(world: &dyn BridgeWorld) {
 /// Each session has its own receipts.
 pub async fn sessions_do_not_hear_each_other(world: &dyn BridgeWorld) {
     let bridge = world.bridge();
-    let (mut one, mut other) = (Opened::connected(&*bridge).await, Opened::connected(&*bridge).await);
+    let (mut one, mut other) = (Opened::connected(world, &*bridge).await, Opened::connected(world, &*bridge).await);
     let (first, second) = (text(world.reader(1), 1), text(world.reader(1), 1));
     assert_eq!(one.send(&first).await, Attempt::Sent);
     assert_eq!(other.send(&second).await, Attempt::Sent);

@@ -106,6 +106,8 @@ pub struct SendRequest {
     pub attempt: i32,
     /// When it is worthless.
     pub expires_at: Time,
+    /// How long its sender waits for the answer; then the attempt is in doubt.
+    pub patience: Duration,
 }
 
 /// A file to be sent with a message: on this machine's disk, as long as the call lasts.

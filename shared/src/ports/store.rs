@@ -375,6 +375,8 @@ pub struct OwnedSession {
     pub paired_at: Option<Time>,
     /// When its ban ends.
     pub blocked_until: Option<Time>,
+    /// How often its user has asked to connect it.
+    pub connects: i64,
     /// How fast it may send.
     pub pace: Pace,
 }

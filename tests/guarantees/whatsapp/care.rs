@@ -1,6 +1,7 @@
 //! Care for the account: a new session's defaults, first messages that take turns, typing, the ramp of the first weeks.
 
 use sanasr_shared::message::{BlockedBy, Status};
+use sanasr_shared::session::SessionStatus;
 use serde_json::{Value, json};
 
 use crate::harness::wait::seconds;
@@ -32,6 +33,10 @@ async fn a_session_is_careful_unless_told_otherwise(mode: Mode) {
     let mut pace = hasty();
     pace["first_contacts_per_minute"] = 2.into();
     client.patch("/sessions/shop", &json!({ "pace": pace })).await.expect(200);
+    // A change comes to the worker within seconds; a new connection has it at once.
+    client.post("/sessions/shop/disconnect", &json!({})).await.expect(200);
+    client.wait_session("shop", SessionStatus::Disconnected, seconds(10)).await;
+    client.connect("shop").await;
     let send = async |n: u32| {
         client.send_any("shop", &format!("+1555123030{n}"), json!({ "type": "text", "text": "hello" })).await
     };

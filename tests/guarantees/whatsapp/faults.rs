@@ -5,12 +5,17 @@ use std::time::Duration;
 use sanasr_shared::message::{BlockedBy, Status};
 use sanasr_shared::session::SessionStatus;
 use serde_json::{Value, json};
+use whatsapp_test_server::Garbage;
 
 use crate::harness::wait::seconds;
-use crate::harness::whatsapp::start;
-use crate::harness::{Client, Message, Mode, both_modes, eventually};
+use crate::harness::whatsapp::{start, start_with};
+use crate::harness::{Client, Message, Mode, System, both_modes, eventually};
 
-both_modes!(what_whatsapp_does_is_told_and_the_queue_kept, a_session_comes_back_without_a_code);
+both_modes!(
+    what_whatsapp_does_is_told_and_the_queue_kept,
+    a_session_comes_back_without_a_code,
+    garbage_from_the_server_is_got_over,
+);
 
 const JANE: &str = "15551230401";
 
@@ -93,4 +98,30 @@ async fn a_session_comes_back_without_a_code(mode: Mode) {
     assert_eq!(jane.decrypt_errors(), Vec::<String>::new());
     assert_eq!(jane.reused_counters(), 0);
     assert_eq!(jane.messages().len(), 4);
+}
+
+/// A broken frame leaves a connection that looks alive and isn't: a message that nobody acknowledges makes for a new one.
+async fn garbage_from_the_server_is_got_over(mode: Mode) {
+    let (system, server) = start_with(System::with(mode).env("SANASR_SEND_TIMEOUT", "2s")).await;
+    let client = system.client();
+    let jane = server.contact(JANE);
+    let all = [Garbage::Bytes, Garbage::Oversize, Garbage::Truncated, Garbage::Stanza];
+    for (n, garbage) in all.into_iter().enumerate() {
+        let name = format!("shop{n}");
+        client.link(&server, &name, &format!("1555000420{n}")).await;
+        server.corrupt_next_frames(garbage);
+        let message = send(&client, &name).await;
+        client.wait_status(message.id, Status::Read, seconds(60)).await;
+        client.wait_session(&name, SessionStatus::Connected, seconds(20)).await;
+        client.post(&format!("/sessions/{name}/disconnect"), &json!({})).await.expect(200);
+    }
+    for (n, garbage) in all.into_iter().enumerate() {
+        server.corrupt_next_connection(garbage);
+        let name = format!("shop{n}");
+        client.post(&format!("/sessions/{name}/connect"), &json!({})).await.expect(202);
+        client.wait_session(&name, SessionStatus::Connected, seconds(60)).await;
+        client.post(&format!("/sessions/{name}/disconnect"), &json!({})).await.expect(200);
+    }
+    assert_eq!(jane.messages().len(), all.len());
+    assert!(jane.decrypt_errors().is_empty());
 }

@@ -2,7 +2,7 @@
 
 use sanasr_shared::session::SessionStatus;
 use serde_json::{Value, json};
-use whatsapp_test_server::{Garbage, PairingRefusal};
+use whatsapp_test_server::PairingRefusal;
 
 use crate::harness::wait::seconds;
 use crate::harness::whatsapp::start;
@@ -31,13 +31,15 @@ async fn phones_are_linked_by_qr_code_and_by_code(mode: Mode) {
         assert_eq!(session["phone_number"], format!("+{}", account.number()));
         assert_eq!((&session["qr_code"], &session["blocked_reason"]), (&Value::Null, &Value::Null));
         // Connecting what is connected changes nothing.
+        let logins = account.logins();
         client.post(&format!("/sessions/{name}/connect"), &json!({})).await.expect(202);
-        assert_eq!(account.logins(), 2, "one to pair, one to stay");
+        assert_eq!(account.logins(), logins, "no other login");
     }
 
     // Disconnected it keeps its pairing; logged out it is no linked device any more.
     client.post("/sessions/desk/disconnect", &json!({})).await.expect(200);
     desk.wait_disconnected().await;
+    client.wait_session("desk", SessionStatus::Disconnected, seconds(10)).await;
     client.connect("desk").await;
     assert!(desk.is_connected() && desk.is_linked());
     client.post("/sessions/desk/logout", &json!({})).await.expect(200);
@@ -85,19 +87,6 @@ async fn what_keeps_a_phone_from_being_linked_is_said(mode: Mode) {
     client.wait_reason("outdated", halted, "client_outdated").await;
     server.refuse_version(false);
 
-    // Whatever a broken network brings, the session comes back by itself.
-    let account = client.link(&server, "shop", "15550001103").await;
-    for garbage in [Garbage::Bytes, Garbage::Oversize, Garbage::Truncated, Garbage::Stanza] {
-        let logins = account.logins();
-        server.corrupt_next_frames(garbage);
-        if garbage != Garbage::Stanza {
-            eventually(seconds(30), &format!("a new login after {garbage:?}"), async || {
-                (account.logins() > logins).then_some(())
-            })
-            .await;
-        }
-        client.wait_session("shop", SessionStatus::Connected, seconds(30)).await;
-    }
     // After a refusal the same session is linked as if nothing had been.
     let code = client.qr_code("forged").await;
     server.scan(&code, "15550001101").await.expect("the phone takes the code");

@@ -203,7 +203,7 @@ async fn receipts_come_whenever_they_come(mode: Mode) {
     }
     // They come while we are away, and are told after the return.
     client.post("/sessions/shop/disconnect", &json!({})).await.expect(200);
-    account.wait_disconnected().await;
+    client.wait_session("shop", SessionStatus::Disconnected, seconds(10)).await;
     account.release_receipts();
     client.connect("shop").await;
     for message in &sent {

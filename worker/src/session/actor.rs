@@ -293,7 +293,7 @@ impl<'a> Actor<'a> {
             self.connection = None; // the next one pairs by a code
             self.open_at = now;
         }
-        if self.board.status() == SessionStatus::Banned && new.status == SessionStatus::Connecting {
+        if self.board.status() == SessionStatus::Banned && new.connects > self.session.connects {
             self.open_at = now; // its user wants to try before the end of the ban
         }
         let before = std::mem::replace(&mut self.session, new);

@@ -125,6 +125,7 @@ fn message(ending: &str, attempt: i32) -> SendRequest {
         quoted: None,
         attempt,
         expires_at: Time::now().plus(Duration::from_secs(3600)),
+        patience: Duration::from_secs(30),
     }
 }
 

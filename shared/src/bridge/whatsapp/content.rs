@@ -150,6 +150,8 @@ fn card(contact: &Contact) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use crate::ids::new_whatsapp_id;
     use crate::message::{Content, Location};
     use crate::recipient::Recipient;
@@ -165,6 +167,7 @@ mod tests {
             quoted: None,
             attempt: 1,
             expires_at: Time::now(),
+            patience: Duration::from_secs(30),
         }
     }
 

@@ -137,7 +137,12 @@ impl Driver {
     async fn check_state(&self) -> Option<End> {
         loop {
             match self.shared.state.get_json::<Device>(Kind::Device, b"").await {
-                Ok(_) => return None,
+                Ok(_) => {
+                    if let Err(error) = self.shared.postbox.load(&self.shared.state).await {
+                        tracing::debug!(session = %self.request.session, %error, "kept receipts couldn't be read");
+                    }
+                    return None;
+                }
                 Err(StateError::Sealed(super::vault::Sealed::OtherKey)) => return Some(halted("wrong_secret_key")),
                 Err(error @ (StateError::Sealed(_) | StateError::Unreadable(_))) => {
                     tracing::error!(session = %self.request.session, %error, "the device can't be read");

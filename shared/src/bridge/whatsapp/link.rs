@@ -22,8 +22,8 @@ use crate::ports::bridge::{Attempt, Link, Owner, SendRequest};
 use crate::session::Pace;
 use crate::time::Time;
 
-/// How long everything before the message itself may take: looking the recipient up, uploading a file.
-const PREPARE_MAX: Duration = Duration::from_secs(25);
+/// How much of the sender's patience everything before the message itself may take: looking the recipient up, uploading a file.
+const PREPARE_SHARE: f64 = 0.75;
 /// How long nobody new is written to after WhatsApp has refused one who was: doubled each time, up to an hour.
 const RESTRICTED_FIRST: Duration = Duration::from_secs(180);
 const RESTRICTED_MAX: Duration = Duration::from_secs(3_600);
@@ -72,7 +72,6 @@ struct Restricted {
 impl Shared {
     pub(super) fn new(
         state: Arc<State>,
-        postbox: Postbox,
         owner: Owner,
         closing: CancellationToken,
         uploads: Arc<Semaphore>,
@@ -81,7 +80,7 @@ impl Shared {
         Self {
             contacts: Contacts::new(Arc::clone(&state)),
             state,
-            postbox,
+            postbox: Postbox::default(),
             owner,
             closing,
             closed: CancellationToken::new(),
@@ -147,8 +146,9 @@ impl Shared {
     /// Sends a message.
     async fn send(&self, request: &SendRequest) -> Attempt {
         let Some(client) = self.client() else { return Attempt::Transient(not_connected()) };
-        let prepared = timeout(PREPARE_MAX, self.prepare(&client, request)).await;
+        let prepared = timeout(request.patience.mul_f64(PREPARE_SHARE), self.prepare(&client, request)).await;
         let prepared = prepared.unwrap_or_else(|_| {
+            self.suspect();
             let detail = "Preparing the message took too long: looking the recipient up, or uploading its file.";
             Err(Attempt::Transient(MessageError::new("whatsapp_unavailable", detail, true)))
         });
@@ -162,12 +162,13 @@ impl Shared {
             return Attempt::Transient(not_connected());
         }
         let options = SendOptions::default().with_message_id(request.whatsapp_id.as_str());
+        waiting.unanswered = true;
         if let Err(error) = client.send_message_with_options(to, message, options).await {
+            waiting.unanswered = false;
             return failed(&error);
         }
-        waiting.written = true;
         let ack = acknowledged.await;
-        waiting.written = false;
+        waiting.unanswered = false;
         drop(waiting);
         match ack {
             Ok(Ack::Answer(None)) => {
@@ -327,21 +328,21 @@ struct Person {
 struct Waiting<'a> {
     shared: &'a Shared,
     id: &'a str,
-    /// The message is on its way, and nothing has come back.
-    written: bool,
+    /// The message may be on its way, and nothing has come back.
+    unanswered: bool,
 }
 
 impl<'a> Waiting<'a> {
     fn new(shared: &'a Shared, id: &'a str, answer: oneshot::Sender<Ack>) -> Self {
         lock(&shared.acks).insert(id.to_owned(), answer);
-        Self { shared, id, written: false }
+        Self { shared, id, unanswered: false }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         lock(&self.shared.acks).remove(self.id);
-        if self.written {
+        if self.unanswered {
             self.shared.suspect();
         }
     }

@@ -16,6 +16,7 @@ mod state;
 mod vault;
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -25,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 use self::driver::Driver;
 use self::link::{Shared, WhatsappLink};
 use self::net::Net;
-use self::receipts::{Mail, Postbox};
 use self::state::State;
 use self::vault::Vault;
 use crate::ids::SessionId;
@@ -42,7 +42,6 @@ pub struct Whatsapp {
     store: Arc<dyn Store>,
     vault: Arc<Vault>,
     net: Arc<Net>,
-    mail: Arc<Mail>,
     uploads: Arc<Semaphore>,
     /// One client a device at a time: the next waits for the last one's end.
     devices: Mutex<HashMap<SessionId, Arc<tokio::sync::Mutex<()>>>>,
@@ -58,7 +57,6 @@ impl Whatsapp {
             store,
             vault: Arc::new(Vault::new(secret)),
             net: Arc::new(Net::new(url)?),
-            mail: Arc::default(),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             devices: Mutex::default(),
         })
@@ -88,7 +86,6 @@ impl Bridge for Whatsapp {
         let closing = CancellationToken::new();
         let shared = Arc::new(Shared::new(
             Arc::new(state),
-            Postbox::new(Arc::clone(&self.mail), session),
             owner,
             closing.clone(),
             Arc::clone(&self.uploads),
@@ -114,6 +111,12 @@ impl Bridge for Whatsapp {
                 ended.cancel();
             };
             tokio::join!(drive, deliver);
+            // Whoever logged out has nothing left to keep, and whose state can't be written has lost it to another worker.
+            if !shared.unlink.load(Ordering::Acquire)
+                && let Err(error) = shared.postbox.save(&shared.state).await
+            {
+                tracing::debug!(%session, %error, "receipts that nobody took couldn't be kept");
+            }
         });
         link
     }

@@ -1,18 +1,17 @@
 //! Receipts on their way to the store: kept until they are taken, and those of a group's members counted together.
 //!
 //! WhatsApp counts a receipt as taken once the client has read it, before our store has it. So what isn't taken yet is kept
-//! by the process beyond a session's connection; only a crash within the few milliseconds until they are stored loses some,
-//! and then a status stays behind what happened, never ahead of it.
+//! by the process, and with the device's state when its connection ends; only a crash within the few milliseconds until they
+//! are stored loses some, and then a status stays behind what happened, never ahead of it.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::state::{Kind, Result, State};
-use crate::ids::SessionId;
 use crate::message::Status;
 use crate::ports::bridge::{BridgeEvent, Receipts};
 use crate::ports::store::Receipt;
@@ -23,49 +22,59 @@ const AT_ONCE: usize = 500;
 /// Receipts kept for a session that nobody takes, at most; then the oldest go.
 const KEPT_MAX: usize = 10_000;
 
-/// What each session's receipts wait in, for as long as the process lives.
+/// One session's receipts.
 #[derive(Default)]
-pub(super) struct Mail(Mutex<HashMap<SessionId, Vec<Receipt>>>);
-
-impl Mail {
-    fn take(&self, session: SessionId) -> Vec<Receipt> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&session).unwrap_or_default()
-    }
-
-    fn keep(&self, session: SessionId, receipts: impl IntoIterator<Item = Receipt>) {
-        let mut mail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = mail.entry(session).or_default();
-        kept.extend(receipts);
-        let surplus = kept.len().saturating_sub(KEPT_MAX);
-        kept.drain(..surplus);
-        if kept.is_empty() {
-            mail.remove(&session);
-        }
-    }
-}
-
-/// One session's box.
 pub(super) struct Postbox {
-    mail: Arc<Mail>,
-    session: SessionId,
+    mail: Mutex<Vec<Receipt>>,
     bell: Notify,
 }
 
+/// A receipt as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    whatsapp_id: String,
+    status: Status,
+    at: Time,
+}
+
 impl Postbox {
-    pub(super) fn new(mail: Arc<Mail>, session: SessionId) -> Self {
-        Self { mail, session, bell: Notify::new() }
+    fn take(&self) -> Vec<Receipt> {
+        std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn keep(&self, receipts: impl IntoIterator<Item = Receipt>) {
+        let mut kept = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(receipts);
+        let surplus = kept.len().saturating_sub(KEPT_MAX);
+        kept.drain(..surplus);
     }
 
     /// Receipts have come.
     pub(super) fn put(&self, receipts: impl IntoIterator<Item = Receipt>) {
-        self.mail.keep(self.session, receipts);
+        self.keep(receipts);
         self.bell.notify_one();
+    }
+
+    /// Takes back what was left when the session's last connection ended.
+    pub(super) async fn load(&self, state: &State) -> Result<()> {
+        if let Some(kept) = state.get_json::<Vec<Kept>>(Kind::Mail, b"").await? {
+            self.put(kept.into_iter().map(|Kept { whatsapp_id, status, at }| Receipt { whatsapp_id, status, at }));
+            state.remove(Kind::Mail, b"").await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what nobody has taken.
+    pub(super) async fn save(&self, state: &State) -> Result<()> {
+        let left = self.take().into_iter().map(|Receipt { whatsapp_id, status, at }| Kept { whatsapp_id, status, at });
+        let left: Vec<Kept> = left.collect();
+        if left.is_empty() { Ok(()) } else { state.set_json(Kind::Mail, b"", &left).await }
     }
 
     /// Gives receipts out until it is closed: the next ones when the last are taken, or again when they aren't.
     pub(super) async fn deliver(&self, events: mpsc::Sender<BridgeEvent>, closing: CancellationToken) {
         loop {
-            let mut receipts = self.mail.take(self.session);
+            let mut receipts = self.take();
             if receipts.is_empty() {
                 tokio::select! {
                     () = closing.cancelled() => return,
@@ -74,7 +83,7 @@ impl Postbox {
                 }
             }
             let rest = receipts.split_off(receipts.len().min(AT_ONCE));
-            self.mail.keep(self.session, rest);
+            self.keep(rest);
             let (taken, answer) = oneshot::channel();
             let event = BridgeEvent::Receipts(Receipts { receipts: receipts.clone(), taken: Some(taken) });
             let given = tokio::select! {
@@ -87,8 +96,8 @@ impl Postbox {
                     () = closing.cancelled() => false,
                 };
             if !is_taken {
-                receipts.extend(self.mail.take(self.session)); // they were first
-                self.mail.keep(self.session, receipts);
+                receipts.extend(self.take()); // they were first
+                self.keep(receipts);
                 if !given {
                     return;
                 }

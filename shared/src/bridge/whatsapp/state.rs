@@ -64,6 +64,8 @@ pub(crate) enum Kind {
     Contact = 20,
     /// Who of a group has a message of ours, by message.
     GroupReceipts = 21,
+    /// Receipts that nobody has taken yet.
+    Mail = 22,
 }
 
 /// Why the state can't be read or written.

@@ -107,6 +107,7 @@ pub async fn a_renewal_tells_what_changed(world: &dyn World) {
         pair_phone: None,
         paired_at: owned().await.paired_at,
         blocked_until: None,
+        connects: 1,
         pace: Pace::default(),
     };
     assert_eq!(owned().await, expected);
@@ -130,6 +131,7 @@ pub async fn a_renewal_tells_what_changed(world: &dyn World) {
     let changed = OwnedSession { paused: false, user_active: true, wanted: false, ..changed };
     assert_eq!(owned().await, changed, "a disconnect takes effect by the owner");
     command(SessionCommand::Connect).await;
+    assert_eq!(owned().await.connects, 2, "it was asked for again");
     command(SessionCommand::Logout).await;
     assert!(owned().await.logout, "and so does a logout");
     store.delete_session(rig.user, &rig.name).await.expect("a deletion");

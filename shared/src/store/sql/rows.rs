@@ -204,6 +204,7 @@ pub(crate) struct OwnedSessionRow {
     pair_phone: Option<String>,
     paired_at: Option<Time>,
     blocked_until: Option<Time>,
+    connects: i64,
     #[sqlx(flatten)]
     pace: PaceRow,
 }
@@ -229,6 +230,7 @@ impl TryFrom<OwnedSessionRow> for OwnedSession {
             pair_phone: row.pair_phone,
             paired_at: row.paired_at,
             blocked_until: row.blocked_until,
+            connects: row.connects,
         })
     }
 }

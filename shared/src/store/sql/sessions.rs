@@ -230,7 +230,7 @@ pub(crate) async fn command(
             pair_phone = CASE WHEN $3 THEN pair_phone END, pair_code = CASE WHEN $3 THEN pair_code END,
             blocked_reason = CASE WHEN status = $2 THEN blocked_reason END,
             blocked_until = CASE WHEN status = $2 THEN blocked_until END,
-            updated_at = ",
+            connects = connects + CASE WHEN $7 THEN 1 ELSE 0 END, updated_at = ",
         now_ms!(),
         " WHERE id = $1 RETURNING ",
         session_columns!()
@@ -241,6 +241,7 @@ pub(crate) async fn command(
     .bind(new.logout)
     .bind(new.paused)
     .bind(new.paired)
+    .bind(command == SessionCommand::Connect)
     .fetch_one(&mut *conn)
     .await
     .map_err(failed)?;

@@ -1,0 +1,135 @@
+//! The promises of the bridge port, held by the WhatsApp bridge against a WhatsApp server of the tests.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sanasr_shared::bridge::whatsapp::Whatsapp;
+use sanasr_shared::conformance::bridge::BridgeWorld;
+use sanasr_shared::ids::{SessionId, UserId, WorkerId};
+use sanasr_shared::ports::bridge::{Bridge, BridgeEvent, Link, Owner};
+use sanasr_shared::ports::store::{Pairing, SessionCommand, SessionReport, Store};
+use sanasr_shared::recipient::Recipient;
+use sanasr_shared::secret::SecretKey;
+use sanasr_shared::session::{BridgeKind, SessionStatus};
+use sanasr_shared::store::sqlite;
+use sanasr_shared::user::NewUser;
+use tokio::sync::OnceCell;
+use whatsapp_test_server::{Account, Server};
+
+use crate::harness::folder::Folder;
+
+/// A store whose sessions one worker owns, and phones that link whatever they see.
+struct World {
+    server: OnceCell<Server>,
+    kept: OnceCell<Kept>,
+    accounts: Mutex<HashMap<SessionId, Account>>,
+    phones: AtomicU32,
+}
+
+struct Kept {
+    store: Arc<dyn Store>,
+    user: UserId,
+    worker: WorkerId,
+    _folder: Folder,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { server: OnceCell::new(), kept: OnceCell::new(), accounts: Mutex::default(), phones: AtomicU32::new(1) }
+    }
+
+    async fn start(self) -> Self {
+        self.server.get_or_init(Server::start).await;
+        self.kept.get_or_init(Kept::open).await;
+        self
+    }
+
+    fn server(&self) -> &Server {
+        self.server.get().expect("it is started")
+    }
+
+    fn kept(&self) -> &Kept {
+        self.kept.get().expect("it is started")
+    }
+}
+
+impl Kept {
+    async fn open() -> Self {
+        let folder = Folder::new("bridge");
+        let store = sqlite::open(&folder.join("sanasr.db"), Arc::new(|_| {})).await.expect("a store");
+        let user = NewUser {
+            username: "tester".to_owned(),
+            password_hash: String::new(),
+            is_staff: false,
+            max_messages_per_day: None,
+        };
+        let user = store.create_user(&user, BridgeKind::Whatsapp).await.expect("a user").id;
+        let worker = WorkerId::generate();
+        store.register(worker, Duration::from_secs(3_600)).await.expect("a worker");
+        Self { store, user, worker, _folder: folder }
+    }
+}
+
+#[async_trait]
+impl BridgeWorld for World {
+    fn bridge(&self) -> Arc<dyn Bridge> {
+        let secret = SecretKey::new("a secret of the tests, and of nobody else");
+        let bridge = Whatsapp::new(Arc::clone(&self.kept().store), &secret, Some(&self.server().url()));
+        Arc::new(bridge.expect("the server's URL is one"))
+    }
+
+    fn reader(&self, n: u32) -> Recipient {
+        let contact = self.server().contact(&format!("1555{:07}", 1_230_000 + n));
+        Recipient::parse(&format!("+{}", contact.number())).expect("a number")
+    }
+
+    fn received(&self, session: SessionId) -> Vec<String> {
+        let account = self.accounts.lock().expect("sane").get(&session).cloned().expect("a linked session");
+        account.wire().into_iter().map(|message| message.id).collect()
+    }
+
+    async fn break_connection(&self, _link: &dyn Link) {
+        for account in self.accounts.lock().expect("sane").values() {
+            account.drop_socket();
+        }
+    }
+
+    async fn session(&self) -> SessionId {
+        let Kept { store, user, worker, .. } = self.kept();
+        let name = format!("s{}", self.phones.fetch_add(1, Ordering::Relaxed));
+        let session = store.create_session(*user, &name, BridgeKind::Whatsapp).await.expect("a session").id;
+        store.command(*user, &name, SessionCommand::Connect).await.expect("a command");
+        assert!(store.take(*worker, 10).await.expect("sessions").iter().any(|taken| taken.id == session));
+        session
+    }
+
+    async fn owner(&self, _session: SessionId) -> Owner {
+        Owner::new(self.kept().worker, || true)
+    }
+
+    async fn look(&self, session: SessionId, shown: &BridgeEvent) {
+        let number = format!("1555000{:04}", 5_000 + self.phones.fetch_add(1, Ordering::Relaxed));
+        let linked = match shown {
+            BridgeEvent::QrCode { code, .. } => self.server().scan(code, &number).await,
+            BridgeEvent::PairCode { code, .. } => self.server().enter_code("15550001234", code).await,
+            _ => return,
+        };
+        let account = linked.expect("the phone takes the code");
+        self.accounts.lock().expect("sane").insert(session, account);
+    }
+
+    async fn unlinked(&self, session: SessionId) {
+        let unlinked = SessionReport { pairing: Some(Pairing::Unlinked), ..SessionReport::new(SessionStatus::LoggedOut) };
+        let Kept { store, worker, .. } = self.kept();
+        assert!(store.report(*worker, session, &unlinked).await.expect("a report"));
+    }
+}
+
+mod whatsapp {
+    use super::World;
+
+    sanasr_shared::bridge_suite!(World::new().start().await);
+}
