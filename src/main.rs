@@ -15,8 +15,8 @@ use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sanasr_shared::settings::{
-    AcceptSettings, AdminSettings, HttpSettings, LogSettings, MediaSettings, ServiceSettings, SimulatorSettings, WhatsappSettings,
-    StoreSettings, TokenSettings, WorkerSettings,
+    AcceptSettings, AdminSettings, HttpSettings, LogSettings, MediaSettings, ServiceSettings, SimulatorSettings,
+    StoreSettings, TokenSettings, WhatsappSettings, WorkerSettings,
 };
 
 /// A queue-driven WhatsApp message dispatch service.

@@ -97,6 +97,11 @@ impl BridgeWorld for World {
         }
     }
 
+    fn shown(&self, reader: u32, whatsapp_id: &str) -> Option<usize> {
+        let contact = self.server().contact(&format!("1555{:07}", 1_230_000 + reader));
+        Some(contact.messages().iter().filter(|message| message.id == whatsapp_id).count())
+    }
+
     async fn session(&self) -> SessionId {
         let Kept { store, user, worker, .. } = self.kept();
         let name = format!("s{}", self.phones.fetch_add(1, Ordering::Relaxed));
@@ -122,7 +127,8 @@ impl BridgeWorld for World {
     }
 
     async fn unlinked(&self, session: SessionId) {
-        let unlinked = SessionReport { pairing: Some(Pairing::Unlinked), ..SessionReport::new(SessionStatus::LoggedOut) };
+        let unlinked =
+            SessionReport { pairing: Some(Pairing::Unlinked), ..SessionReport::new(SessionStatus::LoggedOut) };
         let Kept { store, worker, .. } = self.kept();
         assert!(store.report(*worker, session, &unlinked).await.expect("a report"));
     }

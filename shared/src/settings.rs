@@ -257,9 +257,11 @@ impl WhatsappSettings {
         #[cfg(not(feature = "whatsapp-test-server"))]
         match std::env::var_os("SANASR_WHATSAPP_URL") {
             None => Ok(None),
-            Some(_) => Err("SANASR_WHATSAPP_URL is set, but this program speaks to WhatsApp alone: unset it, or build it for \
+            Some(_) => {
+                Err("SANASR_WHATSAPP_URL is set, but this program speaks to WhatsApp alone: unset it, or build it for \
                 tests with --features whatsapp-test-server"
-                .to_owned()),
+                    .to_owned())
+            }
         }
     }
 }

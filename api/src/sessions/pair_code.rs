@@ -74,7 +74,7 @@ impl PairCodeRequest {
     request_body(content = PairCodeRequest, example = json!({"phone": "+15551234567"})),
     responses(
         (status = 200, description = "The code.", body = Success<PairCode>),
-        (status = 409, description = "The session is paired already."),
+        (status = 409, description = "The session is paired already, or WhatsApp gives no code for it; the detail says why."),
         (status = 503, description = "No code came in time."),
     ),
 )]
@@ -104,6 +104,10 @@ pub(crate) async fn pair_code(
         let now = app.store.session(user, &name).await?.ok_or_else(absent)?;
         if now.status == SessionStatus::Connected {
             return Err(Problem::conflict("The session has been paired meanwhile."));
+        }
+        if let (SessionStatus::Disconnected, Some(reason)) = (now.status, now.blocked_reason) {
+            let advice = now.advice.unwrap_or_default();
+            return Err(Problem::conflict(format!("The session can't be paired so ({reason}). {advice}")));
         }
         let told =
             async { while !matches!(signals.recv().await.as_deref(), Ok(Signal::Session(id)) if *id == session.id) {} };

@@ -58,12 +58,8 @@ pub trait Devices: Send + Sync {
     ) -> Result<Option<u64>>;
 
     /// The values of some keys, with them; those that don't exist are left out.
-    async fn device_values(
-        &self,
-        session: SessionId,
-        kind: i16,
-        keys: Vec<Vec<u8>>,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
+    async fn device_values(&self, session: SessionId, kind: i16, keys: Vec<Vec<u8>>)
+    -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
 
     /// Keys that begin so and their values, in the keys' order, `limit` at most.
     async fn device_prefix(

@@ -721,7 +721,18 @@ pub trait Housekeeping: Send + Sync {
 /// The whole store.
 #[async_trait]
 pub trait Store:
-    Accepting + Messages + People + Accounts + Logins + Sessions + Files + Journal + Working + Devices + Housekeeping + Operations
+    Accepting
+    + Messages
+    + People
+    + Accounts
+    + Logins
+    + Sessions
+    + Files
+    + Journal
+    + Working
+    + Devices
+    + Housekeeping
+    + Operations
 {
     /// Whether the database answers.
     async fn ping(&self) -> Result<()>;

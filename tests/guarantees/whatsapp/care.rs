@@ -13,7 +13,8 @@ both_modes!(a_session_is_careful_unless_told_otherwise);
 async fn a_session_is_careful_unless_told_otherwise(mode: Mode) {
     let (system, server) = start(mode).await;
     let client = system.client();
-    let made: Value = client.post("/sessions", &json!({ "name": "new", "bridge": "whatsapp" })).await.expect(201).data();
+    let made: Value =
+        client.post("/sessions", &json!({ "name": "new", "bridge": "whatsapp" })).await.expect(201).data();
     let careful = json!({
         "per_minute": 20, "burst": 5, "jitter_ms": 2000, "first_contacts_per_minute": 12, "typing": true, "warm_up": true,
     });

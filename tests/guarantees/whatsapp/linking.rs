@@ -72,7 +72,9 @@ async fn what_keeps_a_phone_from_being_linked_is_said(mode: Mode) {
     ] {
         server.refuse_pairing(Some(PairingRefusal::Code(refusal)));
         client.new_whatsapp(name).await;
-        client.post(&format!("/sessions/{name}/pair-code"), &json!({ "phone": "+15550001102" })).await;
+        let asked = client.post(&format!("/sessions/{name}/pair-code"), &json!({ "phone": "+15550001102" })).await;
+        let refused = asked.expect(409);
+        assert!(refused.body["detail"].as_str().is_some_and(|detail| detail.contains(reason)), "{}", refused.body);
         let session = client.wait_reason(name, halted, reason).await;
         assert!(session["advice"].is_string(), "what to do is said: {session}");
     }

@@ -26,7 +26,8 @@ const JANE: &str = "15551230001";
 
 /// What somebody has received under an id.
 async fn received(contact: &Contact, id: &str) -> Received {
-    eventually(seconds(20), &format!("{id} arrives"), async || contact.messages().into_iter().find(|m| m.id == id)).await
+    eventually(seconds(20), &format!("{id} arrives"), async || contact.messages().into_iter().find(|m| m.id == id))
+        .await
 }
 
 async fn every_type_arrives_as_it_was_sent(mode: Mode) {
@@ -95,7 +96,10 @@ async fn every_type_arrives_as_it_was_sent(mode: Mode) {
     let got = received(&jane, &reply.whatsapp_id).await;
     let answer = got.message.extended_text_message.as_option().expect("a reply");
     let context = answer.context_info.as_option().expect("what it answers");
-    assert_eq!((answer.text.as_deref(), context.stanza_id.as_deref()), (Some("as I said"), Some(text.whatsapp_id.as_str())));
+    assert_eq!(
+        (answer.text.as_deref(), context.stanza_id.as_deref()),
+        (Some("as I said"), Some(text.whatsapp_id.as_str()))
+    );
 }
 
 async fn a_group_has_a_message_once_all_have(mode: Mode) {
@@ -110,7 +114,10 @@ async fn a_group_has_a_message_once_all_have(mode: Mode) {
     client.wait_status(first.id, Status::Read, seconds(30)).await;
     for member in &members {
         let got = received(member, &first.whatsapp_id).await;
-        assert_eq!((got.message.conversation.as_deref(), got.group.as_deref()), (Some("hello, all"), Some(id.as_str())));
+        assert_eq!(
+            (got.message.conversation.as_deref(), got.group.as_deref()),
+            (Some("hello, all"), Some(id.as_str()))
+        );
     }
     server.on_send(&id, Behaviour::HoldReceipts);
     let second = client.send_any("shop", &id, json!({ "type": "text", "text": "again" })).await;
@@ -142,7 +149,9 @@ async fn refusals_say_what_was_refused(mode: Mode) {
     assert!(account.wire().is_empty(), "nothing was sent");
     assert_eq!(client.quota().await.used, 0, "units are given back");
 
-    for (n, code, word) in [(1, 479, "refused"), (2, 400, "refused"), (3, 404, "recipient_gone"), (4, 403, "not_allowed")] {
+    for (n, code, word) in
+        [(1, 479, "refused"), (2, 400, "refused"), (3, 404, "recipient_gone"), (4, 403, "not_allowed")]
+    {
         let (to, hello) = text(n);
         server.contact(&to[1..]);
         server.on_send(&to[1..], Behaviour::Nack(code));

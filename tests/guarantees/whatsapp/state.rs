@@ -43,12 +43,13 @@ async fn nothing_is_readable_at_rest(mode: Mode) {
     let client = system.client();
     server.contact(JANE);
     client.link(&server, "shop", "15550005001").await;
-    let message =
-        client.send_any("shop", &format!("+{JANE}"), json!({ "type": "text", "text": SECRET_TEXT })).await;
+    let message = client.send_any("shop", &format!("+{JANE}"), json!({ "type": "text", "text": SECRET_TEXT })).await;
     client.wait_status(message.id, Status::Read, seconds(20)).await;
     let rows = device_rows(&system).await;
     let kinds: std::collections::BTreeSet<i64> = rows.iter().map(|(kind, _)| *kind).collect();
-    for (kind, what) in [(0, "the device"), (2, "ratchets"), (3, "one-time keys"), (17, "what was sent"), (20, "people")] {
+    for (kind, what) in
+        [(0, "the device"), (2, "ratchets"), (3, "one-time keys"), (17, "what was sent"), (20, "people")]
+    {
         assert!(kinds.contains(&kind), "{what} are kept: {kinds:?}");
     }
     for (kind, value) in &rows {
@@ -62,10 +63,8 @@ async fn nothing_is_readable_at_rest(mode: Mode) {
     assert_eq!(distinct.len(), rows.len(), "a nonce of its own for each");
 
     client.post("/sessions/shop/logout", &json!({})).await.expect(200);
-    eventually(seconds(20), "unlinking wipes all of it", async || {
-        device_rows(&system).await.is_empty().then_some(())
-    })
-    .await;
+    eventually(seconds(20), "unlinking wipes all of it", async || device_rows(&system).await.is_empty().then_some(()))
+        .await;
 }
 
 async fn another_secret_opens_nothing_and_destroys_nothing(mode: Mode) {

@@ -73,7 +73,6 @@ impl Bridge for ScriptedBridge {
         self.repeats
     }
 
-
     async fn open(&self, session: LinkRequest, events: mpsc::Sender<BridgeEvent>) -> Arc<dyn Link> {
         let events = Arc::new(events);
         if session.paired.is_none() {

@@ -92,7 +92,6 @@ impl Bridge for Simulator {
         true
     }
 
-
     async fn open(&self, session: LinkRequest, events: mpsc::Sender<BridgeEvent>) -> Arc<dyn Link> {
         Arc::new(SimulatedLink::open(Arc::clone(&self.whatsapp), self.timing, session, events))
     }

@@ -23,7 +23,11 @@ pub(super) const fn media_type(kind: MessageType) -> Option<MediaType> {
 ///
 /// # Errors
 /// What is missing, in a sentence: nothing that validation lets through.
-pub(super) fn message(request: &SendRequest, me: &str, uploaded: Option<UploadResponse>) -> Result<wa::Message, String> {
+pub(super) fn message(
+    request: &SendRequest,
+    me: &str,
+    uploaded: Option<UploadResponse>,
+) -> Result<wa::Message, String> {
     let context = request.quoted.as_ref().map(|quoted| wa::ContextInfo {
         stanza_id: Some(quoted.clone()),
         participant: Some(me.to_owned()),
@@ -75,11 +79,9 @@ pub(super) fn message(request: &SendRequest, me: &str, uploaded: Option<UploadRe
                 ..Default::default()
             })
         }
-        MessageType::Image
-        | MessageType::Video
-        | MessageType::Audio
-        | MessageType::Document
-        | MessageType::Sticker => Err("The message has no file.".to_owned()),
+        MessageType::Image | MessageType::Video | MessageType::Audio | MessageType::Document | MessageType::Sticker => {
+            Err("The message has no file.".to_owned())
+        }
     }
 }
 
@@ -173,8 +175,10 @@ mod tests {
 
     #[test]
     fn a_card_is_written_from_name_and_number() {
-        let contact = Contact { name: Some("Doe; Jane".to_owned()), phone: Some("+15551234567".to_owned()), vcard: None };
-        let made = message(&request(MessageType::Contact, Content { contact: Some(contact), ..Content::default() }), "", None);
+        let contact =
+            Contact { name: Some("Doe; Jane".to_owned()), phone: Some("+15551234567".to_owned()), vcard: None };
+        let made =
+            message(&request(MessageType::Contact, Content { contact: Some(contact), ..Content::default() }), "", None);
         let made = made.expect("a message");
         let card = made.contact_message.as_option().expect("a card");
         assert_eq!(card.display_name.as_deref(), Some("Doe; Jane"));

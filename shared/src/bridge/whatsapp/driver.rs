@@ -1,7 +1,7 @@
 //! One session's client, from its opening to its end: pairing, connecting, and what WhatsApp tells of it.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -117,9 +117,17 @@ impl Driver {
                 }
             };
             let client = handle.client();
-            let end = Life { driver: self, client: &client, events, trouble, down_since: Some(Instant::now()), told: None, number: self.request.paired.clone() }
-                .follow()
-                .await;
+            let end = Life {
+                driver: self,
+                client: &client,
+                events,
+                trouble,
+                down_since: Some(Instant::now()),
+                told: None,
+                number: self.request.paired.clone(),
+            }
+            .follow()
+            .await;
             self.shared.connected(None);
             if self.shared.unlink.load(Ordering::Acquire) {
                 client.logout().await;
@@ -272,13 +280,15 @@ impl Life<'_> {
         match event {
             Event::PairingQrCode(code) => match &driver.request.pair_phone {
                 None => {
-                    let event = BridgeEvent::QrCode { code: code.code.clone(), expires_at: Time::now().plus(code.timeout) };
+                    let event =
+                        BridgeEvent::QrCode { code: code.code.clone(), expires_at: Time::now().plus(code.timeout) };
                     driver.emit(event).await;
                 }
                 Some(phone) => self.ask_for_code(phone),
             },
             Event::PairingCode(code) => {
-                let event = BridgeEvent::PairCode { code: shown(&code.code), expires_at: Time::now().plus(code.timeout) };
+                let event =
+                    BridgeEvent::PairCode { code: shown(&code.code), expires_at: Time::now().plus(code.timeout) };
                 driver.emit(event).await;
             }
             Event::PairingCodeRefresh(_) => {
@@ -387,8 +397,11 @@ impl Life<'_> {
                 continue;
             }
             let source = &receipt.source;
-            let names: Vec<&str> =
-                [Some(&source.sender), source.sender_alt.as_ref()].into_iter().flatten().map(|jid| jid.user.as_str()).collect();
+            let names: Vec<&str> = [Some(&source.sender), source.sender_alt.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(|jid| jid.user.as_str())
+                .collect();
             match of_member(&shared.state, id, &names, status, at).await {
                 Ok(all) => news.extend(all),
                 Err(error) => tracing::debug!(%error, "a group's receipt couldn't be noted"),

@@ -195,7 +195,9 @@ impl Shared {
         let uploaded = match (content::media_type(request.kind), &request.file) {
             (Some(kind), Some(file)) => {
                 let _permit = self.uploads.acquire().await.map_err(|_| Attempt::Transient(not_connected()))?;
-                let bytes = tokio::fs::read(&file.path).await.map_err(|e| unsent("media_unreachable", &format!("its file can't be read: {e}")))?;
+                let bytes = tokio::fs::read(&file.path)
+                    .await
+                    .map_err(|e| unsent("media_unreachable", &format!("its file can't be read: {e}")))?;
                 Some(client.upload(bytes, kind, UploadOptions::new()).await.map_err(|e| upload_failed(e.as_ref()))?)
             }
             _ => None,
@@ -234,7 +236,8 @@ impl Shared {
             }
         }
         let is_warm = contact.wrote_at.is_some();
-        let canonical = if contact.is_fresh(Time::now()) { contact.number } else { self.look_up(client, number).await? };
+        let canonical =
+            if contact.is_fresh(Time::now()) { contact.number } else { self.look_up(client, number).await? };
         let Some(canonical) = canonical else {
             let detail = format!("{text} isn't on WhatsApp.");
             return Err(Attempt::Permanent(MessageError::new("not_on_whatsapp", detail, false)));

@@ -84,15 +84,11 @@ impl Bridge for Whatsapp {
         let (session, owner) = (request.session, request.owner.clone());
         let state = State::new(Arc::clone(&self.store), Arc::clone(&self.vault), session, owner.clone());
         let closing = CancellationToken::new();
-        let shared = Arc::new(Shared::new(
-            Arc::new(state),
-            owner,
-            closing.clone(),
-            Arc::clone(&self.uploads),
-            request.pace,
-        ));
+        let shared =
+            Arc::new(Shared::new(Arc::new(state), owner, closing.clone(), Arc::clone(&self.uploads), request.pace));
         let device = self.device(session);
-        let driver = Driver { net: Arc::clone(&self.net), request, shared: Arc::clone(&shared), events: events.clone() };
+        let driver =
+            Driver { net: Arc::clone(&self.net), request, shared: Arc::clone(&shared), events: events.clone() };
         let link = Arc::new(WhatsappLink(Arc::clone(&shared)));
         tokio::spawn(async move {
             let _closed = shared.closed.clone().drop_guard();

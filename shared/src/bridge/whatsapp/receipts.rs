@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -19,6 +20,8 @@ use crate::time::Time;
 
 /// Receipts given out at once, at most.
 const AT_ONCE: usize = 500;
+/// How long until receipts are given out again that nobody took.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Receipts kept for a session that nobody takes, at most; then the oldest go.
 const KEPT_MAX: usize = 10_000;
 
@@ -100,6 +103,10 @@ impl Postbox {
                 self.keep(receipts);
                 if !given {
                     return;
+                }
+                tokio::select! {
+                    () = closing.cancelled() => return,
+                    () = tokio::time::sleep(AGAIN) => {}
                 }
             }
         }

@@ -10,7 +10,9 @@ pub(super) fn attempt(code: &str) -> Attempt {
     };
     match code {
         // Reach-out limit: https://faq.whatsapp.com ("account restriction"); the number is the client crate's.
-        "463" => Attempt::Restricted(error("restricted", "WhatsApp restricts this account's messages to new contacts", true)),
+        "463" => {
+            Attempt::Restricted(error("restricted", "WhatsApp restricts this account's messages to new contacts", true))
+        }
         "429" => Attempt::Transient(error("rate_limited", "WhatsApp asks to send more slowly", true)),
         "401" | "403" => Attempt::Permanent(error("not_allowed", "This account may not send to this recipient", false)),
         "404" => Attempt::Permanent(error("recipient_gone", "WhatsApp doesn't know the recipient any more", false)),

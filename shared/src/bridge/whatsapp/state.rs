@@ -184,7 +184,13 @@ impl State {
     }
 
     /// A change that sets a value in a form of its own.
-    pub(crate) fn put_json(&self, kind: Kind, key: impl AsRef<[u8]>, value: &impl Serialize, at: Time) -> Result<Change> {
+    pub(crate) fn put_json(
+        &self,
+        kind: Kind,
+        key: impl AsRef<[u8]>,
+        value: &impl Serialize,
+        at: Time,
+    ) -> Result<Change> {
         let bytes = serde_json::to_vec(value).map_err(|e| StateError::Unreadable(e.to_string()))?;
         Ok(self.put(kind, key, &bytes, at))
     }

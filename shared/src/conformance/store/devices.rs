@@ -48,10 +48,12 @@ fn rows(rows: &[(&[u8], &[u8])]) -> Vec<(Vec<u8>, Vec<u8>)> {
 pub async fn device_state_is_read_back(world: &dyn World) {
     let rig = Rig::new(&world.store().await).await;
     rig.write_device(vec![put(b"a", b"1"), put(b"ab", &[0, 255, 0]), put(b"b", b""), put(b"\xff\xff", b"last")]).await;
-    rig.write_device(vec![put(b"b", b"x"), put(b"b", b"y"), gone(b"a"), put(b"c", b"1"), gone(b"c"), gone(b"none")]).await;
+    rig.write_device(vec![put(b"b", b"x"), put(b"b", b"y"), gone(b"a"), put(b"c", b"1"), gone(b"c"), gone(b"none")])
+        .await;
     let other = rig.through(&world.store().await);
     assert_eq!(other.device().await, rows(&[(b"ab", &[0, 255, 0]), (b"b", b"y"), (b"\xff\xff", b"last")]));
-    let values = other.store.device_values(rig.session, 1, vec![b"b".to_vec(), b"none".to_vec()]).await.expect("a read");
+    let values =
+        other.store.device_values(rig.session, 1, vec![b"b".to_vec(), b"none".to_vec()]).await.expect("a read");
     assert_eq!(values, rows(&[(b"b", b"y")]));
     let prefix = |prefix: &[u8], limit| other.store.device_prefix(rig.session, 1, prefix.to_vec(), limit);
     assert_eq!(prefix(b"a", 10).await.expect("a read"), rows(&[(b"ab", &[0, 255, 0])]));
@@ -65,7 +67,8 @@ pub async fn device_state_is_cleared_in_ranges(world: &dyn World) {
     let rig = Rig::new(&world.store().await).await;
     let other = rig.another_session("other").await;
     for rig in [&rig, &other] {
-        rig.write_device(vec![put_at(b"a1", b"", Time(1)), put_at(b"a2", b"", Time(2)), put_at(b"b", b"", Time(3))]).await;
+        rig.write_device(vec![put_at(b"a1", b"", Time(1)), put_at(b"a2", b"", Time(2)), put_at(b"b", b"", Time(3))])
+            .await;
     }
     let clear = |range| rig.store.clear_device(rig.worker, rig.session, 1, range);
     assert_eq!(clear(DeviceRange::Before(Time(2))).await.expect("a write"), Some(1));

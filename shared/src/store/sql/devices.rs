@@ -80,6 +80,10 @@ pub(crate) async fn prefix(
 
 /// Forgets a session's device. Within a transaction that has locked the session.
 pub(crate) async fn wipe(conn: &mut Connection, session: SessionId) -> Result<()> {
-    sqlx::query("DELETE FROM whatsapp_state WHERE session_id = $1").bind(session).execute(conn).await.map_err(failed)?;
+    sqlx::query("DELETE FROM whatsapp_state WHERE session_id = $1")
+        .bind(session)
+        .execute(conn)
+        .await
+        .map_err(failed)?;
     Ok(())
 }

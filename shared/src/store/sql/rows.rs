@@ -6,7 +6,7 @@ use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::{BlockedBy, Content, Message, MessageError, MessageType, Status};
 use crate::ports::store::{OwnedSession, StoreError};
 use crate::recipient::Recipient;
-use crate::session::{advice, BridgeKind, Pace, Session, SessionStatus};
+use crate::session::{BridgeKind, Pace, Session, SessionStatus, advice};
 use crate::time::Time;
 
 /// A value that we don't know, in this column of this row.

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use sqlx_sqlite::SqliteConnection;
 
-use super::sql::{self, failed};
 use super::SqliteStore;
+use super::sql::{self, failed};
 use crate::ids::{SessionId, WorkerId};
 use crate::ports::devices::{DeviceRange, DeviceWrite, Devices};
 use crate::ports::store::Result;
@@ -61,15 +61,14 @@ impl Devices for SqliteStore {
         let mut conn = self.read().await?;
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
-            let row: Option<(Vec<u8>,)> = sqlx::query_as(
-                "SELECT value FROM whatsapp_state WHERE session_id = $1 AND kind = $2 AND key = $3",
-            )
-            .bind(session)
-            .bind(kind)
-            .bind(&key)
-            .fetch_optional(&mut *conn)
-            .await
-            .map_err(failed)?;
+            let row: Option<(Vec<u8>,)> =
+                sqlx::query_as("SELECT value FROM whatsapp_state WHERE session_id = $1 AND kind = $2 AND key = $3")
+                    .bind(session)
+                    .bind(kind)
+                    .bind(&key)
+                    .fetch_optional(&mut *conn)
+                    .await
+                    .map_err(failed)?;
             found.extend(row.map(|(value,)| (key, value)));
         }
         Ok(found)

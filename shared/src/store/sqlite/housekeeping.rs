@@ -7,9 +7,9 @@ use sqlx_sqlite::SqliteConnection;
 
 use super::moves::{self, Effects, Hex, Move, State, json};
 use super::script::Script;
-use super::sql::{self, failed};
 use super::sql::messages::first_id_at;
 use super::sql::sessions::remove_drained;
+use super::sql::{self, failed};
 use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::Status;
 use crate::ports::operations::CancelFilter;

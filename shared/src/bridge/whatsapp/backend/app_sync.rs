@@ -51,8 +51,7 @@ impl AppSyncStore for Backend {
 
     async fn get_mutation_macs(&self, name: &str, index_macs: &[[u8; 32]]) -> Result<HashMap<[u8; 32], Vec<u8>>> {
         let keys = index_macs.iter().map(|index| piece(name, index)).collect();
-        let mut found: HashMap<_, _> =
-            self.0.get_all(Kind::SyncMac, keys).await.map_err(failed)?.into_iter().collect();
+        let mut found: HashMap<_, _> = self.0.get_all(Kind::SyncMac, keys).await.map_err(failed)?.into_iter().collect();
         Ok(index_macs.iter().filter_map(|index| Some((*index, found.remove(&piece(name, index))?))).collect())
     }
 

@@ -242,8 +242,7 @@ impl ProtocolStore for Backend {
     }
 
     async fn delete_pending_inbound_batch(&self, keys: &[PendingInboundKey<'_>]) -> Result<()> {
-        let changes =
-            keys.iter().map(|one| State::gone(Kind::PendingInbound, key(&[one.chat, one.sender, one.id])));
+        let changes = keys.iter().map(|one| State::gone(Kind::PendingInbound, key(&[one.chat, one.sender, one.id])));
         self.write(changes.collect()).await
     }
 }
