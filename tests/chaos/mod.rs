@@ -4,6 +4,7 @@ mod apis;
 mod doubt;
 mod held;
 mod load;
+mod phones;
 mod services;
 mod stops;
 mod workers;
