@@ -8,6 +8,7 @@ use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::Store;
 use sanasr_shared::settings::{AcceptSettings, HttpSettings, MediaSettings};
+use sanasr_shared::vault::Vault;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -54,6 +55,8 @@ pub(crate) struct State {
     pub(crate) files: FileStore,
     pub(crate) uploads: UploadRoom,
     pub(crate) limits: Arc<Limits>,
+    /// Seals what only workers may read.
+    pub(crate) vault: Vault,
     /// The process stops: nobody waits any longer.
     pub(crate) stopping: CancellationToken,
     /// Ends this API's tasks with it.
@@ -91,6 +94,7 @@ impl App {
             keys_used: KeysUsed::start(Arc::clone(&parts.store), life.clone()),
             logins,
             tokens: Tokens::new(parts.store.deployment(), &parts.secret, &parts.tokens),
+            vault: Vault::new(&parts.secret),
             passwords: Passwords::start(),
             sessions: Arc::new(KnownSessions::new()),
             backlog: Arc::new(BacklogGate::new(Arc::clone(&parts.store), &parts.accept)),

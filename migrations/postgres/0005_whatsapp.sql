@@ -16,5 +16,6 @@ ALTER TABLE sessions ADD COLUMN blocked_until bigint;
 ALTER TABLE sessions ADD COLUMN paired_at bigint;
 -- Send less in the first two weeks after that.
 ALTER TABLE sessions ADD COLUMN warm_up boolean NOT NULL DEFAULT false;
--- By what the session reaches WhatsApp; encrypted.
+-- By what the session reaches WhatsApp: encrypted, and as it is shown, without credentials.
 ALTER TABLE sessions ADD COLUMN proxy bytea;
+ALTER TABLE sessions ADD COLUMN proxy_shown text;

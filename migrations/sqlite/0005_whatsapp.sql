@@ -16,5 +16,6 @@ ALTER TABLE sessions ADD COLUMN blocked_until INTEGER;
 ALTER TABLE sessions ADD COLUMN paired_at INTEGER;
 -- Send less in the first two weeks after that.
 ALTER TABLE sessions ADD COLUMN warm_up INTEGER NOT NULL DEFAULT 0;
--- By what the session reaches WhatsApp; encrypted.
+-- By what the session reaches WhatsApp: encrypted, and as it is shown, without credentials.
 ALTER TABLE sessions ADD COLUMN proxy BLOB;
+ALTER TABLE sessions ADD COLUMN proxy_shown TEXT;

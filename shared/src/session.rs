@@ -184,6 +184,8 @@ pub struct Session {
     pub queued: i64,
     /// How fast it may send.
     pub pace: Pace,
+    /// The proxy that it reaches WhatsApp by, without credentials.
+    pub proxy: Option<String>,
     /// When it was made.
     pub created_at: Time,
     /// When it last changed.
@@ -207,6 +209,7 @@ pub fn advice(status: SessionStatus, reason: Option<&str>) -> Option<&'static st
 pub const ADVICE: &[(&str, &str)] = &[
     ("connection_lost", "The connection to WhatsApp was lost; it is being made again. Nothing is to be done."),
     ("unreachable", "WhatsApp can't be reached from this machine. Check its network, DNS and firewall."),
+    ("proxy_failed", "The session's proxy can't be reached, or refuses. Check its address, user and password."),
     ("no_answer", "WhatsApp doesn't answer. It is tried again; if it lasts, check the network."),
     ("clock_wrong", "WhatsApp's certificate isn't valid at this machine's time. Set its clock."),
     (

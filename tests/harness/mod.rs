@@ -14,6 +14,7 @@ pub(crate) mod services;
 pub(crate) mod stream;
 pub(crate) mod system;
 pub(crate) mod wait;
+pub(crate) mod way;
 pub(crate) mod whatsapp;
 
 mod selftest;

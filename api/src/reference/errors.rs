@@ -304,6 +304,12 @@ const FIELDS: &[Row] = &[
     ),
     ("unknown_value", "The word isn't one of the known ones.", "`detail` lists them.", "Choose one of them."),
     (
+        "invalid_proxy",
+        "The text is no proxy.",
+        "A proxy is `socks5://host:port` or `http://host:port`, with `user:password@` before the host if it needs that.",
+        "Write it so; special characters of a password are percent-encoded.",
+    ),
+    (
         "invalid_email",
         "The text is no mail address.",
         "It needs something before and after an `@`, and no spaces.",

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::ports::store::SessionCommand;
+use sanasr_shared::proxy::Proxy;
 use sanasr_shared::session::{BridgeKind, Pace, Session};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -27,6 +28,10 @@ const JITTER_MAX_MS: u32 = 60_000;
 pub(crate) struct SessionChange {
     /// How fast it may send; null sets all of it to the defaults.
     pace: Option<SessionPace>,
+    /// What it reaches WhatsApp by: `socks5://user:password@host:port` or `http://…`; null: nothing between. Only admins set it,
+    /// and credentials are never shown again.
+    #[schema(max_length = 500)]
+    proxy: Option<String>,
     /// Sends nothing while true; null means false.
     paused: Option<bool>,
 }
@@ -64,7 +69,7 @@ pub(crate) struct SessionPace {
 )]
 pub(crate) async fn change(
     State(app): State<App>,
-    SessionPath { user, name }: SessionPath,
+    SessionPath { user, name, staff }: SessionPath,
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<Session>, Problem> {
@@ -75,6 +80,21 @@ pub(crate) async fn change(
         session = app.store.set_pace(user, &name, &pace).await?.ok_or_else(absent)?;
         app.signals.publish(Signal::Session(session.id));
     }
+    match change.proxy {
+        Given::Absent => {}
+        // It has the worker connect wherever it says.
+        Given::Null | Given::Value(_) if !staff => {
+            return Err(Problem::forbidden("Only an admin sets a session's proxy."));
+        }
+        proxy => {
+            let proxy = match proxy {
+                Given::Value(proxy) => Some((proxy.seal(&app.vault, session.id), proxy.to_string())),
+                Given::Absent | Given::Null => None,
+            };
+            session = app.store.set_proxy(user, &name, proxy).await?.ok_or_else(absent)?;
+            app.signals.publish(Signal::Session(session.id));
+        }
+    }
     if let Some(command) = change.command {
         session = app.store.command(user, &name, command).await?.ok_or_else(absent)?;
         app.signals.publish(Signal::Session(session.id));
@@ -84,6 +104,7 @@ pub(crate) async fn change(
 
 pub(crate) struct Change {
     pace: Option<PaceChange>,
+    proxy: Given<Proxy>,
     command: Option<SessionCommand>,
 }
 
@@ -115,13 +136,20 @@ impl Change {
         } else {
             matches!(fields.given("pace"), Given::Null).then_some(PaceChange::Reset)
         };
+        let proxy = match fields.has("proxy") {
+            true => fields.parsed("proxy", "invalid_proxy", Proxy::parse).map_or(Given::Absent, Given::Value),
+            false => match fields.given("proxy") {
+                Given::Null => Given::Null,
+                Given::Absent | Given::Value(_) => Given::Absent,
+            },
+        };
         let command = match fields.given_flag("paused") {
             Given::Value(true) => Some(SessionCommand::Pause),
             Given::Value(false) | Given::Null => Some(SessionCommand::Resume),
             Given::Absent => None,
         };
         fields.finish();
-        if errors.is_empty() { Ok(Self { pace, command }) } else { Err(Problem::validation(errors)) }
+        if errors.is_empty() { Ok(Self { pace, proxy, command }) } else { Err(Problem::validation(errors)) }
     }
 }
 
@@ -191,13 +219,14 @@ mod tests {
 
     #[test]
     fn every_bad_field_is_named() {
-        let body = json!({"pace": {"per_minute": 0, "burst": 100_001, "jitter_ms": "x", "typing": 1, "more": 1}, "paused": 1, "name": "x"});
+        let body = json!({"pace": {"per_minute": 0, "burst": 100_001, "jitter_ms": "x", "typing": 1, "more": 1}, "proxy": "ftp://x",
+            "paused": 1, "name": "x"});
         let Err(problem) = read(body) else { panic!("good") };
         let document = serde_json::to_value(problem.document("r")).expect("a document");
         let fields: Vec<_> =
             document["errors"].as_array().expect("errors").iter().map(|e| e["field"].clone()).collect();
         let expected =
-            ["pace.per_minute", "pace.burst", "pace.jitter_ms", "pace.typing", "pace.more", "paused", "name"];
+            ["pace.per_minute", "pace.burst", "pace.jitter_ms", "pace.typing", "pace.more", "proxy", "paused", "name"];
         assert_eq!(fields, expected);
     }
 }

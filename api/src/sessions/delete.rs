@@ -26,7 +26,7 @@ use crate::state::App;
 )]
 pub(crate) async fn delete(
     State(app): State<App>,
-    SessionPath { user, name }: SessionPath,
+    SessionPath { user, name, .. }: SessionPath,
     _: NoQuery,
     _: EmptyBody,
 ) -> Result<StatusCode, Problem> {

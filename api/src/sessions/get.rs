@@ -19,7 +19,7 @@ use crate::state::App;
 )]
 pub(crate) async fn get(
     State(app): State<App>,
-    SessionPath { user, name }: SessionPath,
+    SessionPath { user, name, .. }: SessionPath,
     _: NoQuery,
 ) -> Result<Data<Session>, Problem> {
     app.store.session(user, &name).await?.map(Data::ok).ok_or_else(absent)

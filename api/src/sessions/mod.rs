@@ -66,12 +66,14 @@ pub(crate) fn routes() -> Router<App> {
 pub(crate) struct SessionPath {
     user: UserId,
     name: String,
+    /// Who asks is an admin.
+    staff: bool,
 }
 
 impl SessionPath {
     /// A caller's session `default`.
     fn default_of(caller: Caller) -> Result<Self, Problem> {
-        Ok(Self { user: caller.user()?, name: DEFAULT_SESSION.to_owned() })
+        Ok(Self { user: caller.user()?, name: DEFAULT_SESSION.to_owned(), staff: caller.asker.staff })
     }
 }
 
@@ -85,9 +87,13 @@ impl FromRequestParts<App> for SessionPath {
             && let Ok(id) = Uuid::try_parse(&name)
             && let Some((user, name)) = app.store.session_name(caller.reach(), SessionId(id)).await?
         {
-            return Ok(Self { user, name });
+            return Ok(Self { user, name, staff: true });
         }
-        if resolve::may_exist(&name) { Ok(Self { user: caller.user()?, name }) } else { Err(absent()) }
+        if resolve::may_exist(&name) {
+            Ok(Self { user: caller.user()?, name, staff: caller.asker.staff })
+        } else {
+            Err(absent())
+        }
     }
 }
 

@@ -80,7 +80,7 @@ impl PairCodeRequest {
 )]
 pub(crate) async fn pair_code(
     State(app): State<App>,
-    SessionPath { user, name }: SessionPath,
+    SessionPath { user, name, .. }: SessionPath,
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<PairCode>, Problem> {

@@ -57,7 +57,7 @@ enum Form {
 )]
 pub(crate) async fn qr(
     State(app): State<App>,
-    SessionPath { user, name }: SessionPath,
+    SessionPath { user, name, .. }: SessionPath,
     _: NoQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

@@ -76,6 +76,7 @@ fn session(user: UserId, name: &str) -> Session {
         last_active_at: None,
         queued: 0,
         pace: Pace::default(),
+        proxy: None,
         created_at: Time::now(),
         updated_at: Time::now(),
     }
@@ -390,6 +391,9 @@ impl Sessions for FakeStore {
         }))
     }
 
+    async fn set_proxy(&self, _: UserId, _: &str, _: Option<(Vec<u8>, String)>) -> Result<Option<Session>> {
+        Err(beyond())
+    }
     async fn command(&self, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>> {
         let mut data = self.reach()?;
         let found = data.sessions.iter_mut().find(|s| s.user_id == user && s.name == name);

@@ -105,6 +105,7 @@ pub fn link_request(session: SessionId) -> LinkRequest {
         session,
         owner: Owner::new(WorkerId::generate(), || true),
         pace: Pace::default(),
+        proxy: None,
         paired: None,
         pair_phone: None,
         awaiting: Vec::new(),

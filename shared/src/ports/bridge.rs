@@ -62,6 +62,8 @@ pub struct LinkRequest {
     pub owner: Owner,
     /// How it treats its account: changes come by [`Link::set_pace`].
     pub pace: Pace,
+    /// What it reaches WhatsApp by; sealed.
+    pub proxy: Option<Vec<u8>>,
     /// The number it is paired with, if it is.
     pub paired: Option<String>,
     /// The number to pair it with by a code, if its user wants that rather than a QR code.

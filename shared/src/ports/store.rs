@@ -323,6 +323,9 @@ pub trait Sessions: Send + Sync {
     /// Sets a session's pace.
     async fn set_pace(&self, user: UserId, name: &str, pace: &Pace) -> Result<Option<Session>>;
 
+    /// Sets what a session reaches WhatsApp by: sealed, and as it is shown.
+    async fn set_proxy(&self, user: UserId, name: &str, proxy: Option<(Vec<u8>, String)>) -> Result<Option<Session>>;
+
     /// Writes down what a user wants. Idempotent, whatever the session's state.
     ///
     /// `Connect` makes a `disconnected`, `logged_out` or `banned` session `connecting`; `Disconnect` and `Logout` take
@@ -377,6 +380,8 @@ pub struct OwnedSession {
     pub blocked_until: Option<Time>,
     /// How often its user has asked to connect it.
     pub connects: i64,
+    /// What it reaches WhatsApp by; sealed.
+    pub proxy: Option<Vec<u8>>,
     /// How fast it may send.
     pub pace: Pace,
 }

@@ -3,5 +3,6 @@
 mod care;
 mod faults;
 mod linking;
+mod proxies;
 mod sending;
 mod state;

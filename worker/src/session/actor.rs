@@ -293,6 +293,10 @@ impl<'a> Actor<'a> {
             self.connection = None; // the next one pairs by a code
             self.open_at = now;
         }
+        if new.proxy != self.session.proxy && self.connection.is_some() {
+            self.connection = None; // the next one goes another way
+            self.open_at = now;
+        }
         if self.board.status() == SessionStatus::Banned && new.connects > self.session.connects {
             self.open_at = now; // its user wants to try before the end of the ban
         }
@@ -566,6 +570,7 @@ async fn connect(life: Arc<Life>, bridge: Arc<dyn Bridge>, session: OwnedSession
         session: session.id,
         owner: life.owner(),
         pace: session.pace,
+        proxy: session.proxy,
         awaiting: awaiting.await.ok()?,
         paired: session.phone_number.filter(|_| session.paired),
         pair_phone: session.pair_phone.filter(|_| !session.paired),

@@ -21,6 +21,7 @@ use super::state::{Kind, StateError};
 use crate::message::Status;
 use crate::ports::bridge::{BridgeEvent, LinkRequest};
 use crate::ports::store::Receipt;
+use crate::proxy::Proxy;
 use crate::time::Time;
 
 /// How often new codes are asked for when all have run out unused: some three minutes each.
@@ -88,6 +89,7 @@ enum End {
 pub(super) struct Driver {
     pub(super) net: Arc<Net>,
     pub(super) request: LinkRequest,
+    pub(super) proxy: Option<Proxy>,
     pub(super) shared: Arc<Shared>,
     pub(super) events: mpsc::Sender<BridgeEvent>,
 }
@@ -103,6 +105,9 @@ impl Driver {
 
     async fn drive(&self) -> End {
         self.emit(BridgeEvent::Connecting).await;
+        if self.proxy.is_none() && self.request.proxy.is_some() {
+            return halted("wrong_secret_key"); // it was sealed, and can't be opened: no other way is taken
+        }
         if let Some(end) = self.check_state().await {
             return end;
         }
@@ -151,7 +156,7 @@ impl Driver {
                     }
                     return None;
                 }
-                Err(StateError::Sealed(super::vault::Sealed::OtherKey)) => return Some(halted("wrong_secret_key")),
+                Err(StateError::Sealed(crate::vault::Sealed::OtherKey)) => return Some(halted("wrong_secret_key")),
                 Err(error @ (StateError::Sealed(_) | StateError::Unreadable(_))) => {
                     tracing::error!(session = %self.request.session, %error, "the device can't be read");
                     return Some(halted("state_damaged"));
@@ -165,7 +170,7 @@ impl Driver {
     }
 
     async fn start(&self, trouble: &Trouble, ear: mpsc::UnboundedSender<Arc<Event>>) -> Result<BotHandle, String> {
-        let way = Way { net: Arc::clone(&self.net), owner: self.shared.owner.clone(), trouble: trouble.clone() };
+        let way = Way::new(Arc::clone(&self.net), self.proxy.clone(), self.shared.owner.clone(), trouble.clone())?;
         let cache = CacheConfig {
             msg_secret_policy: wacore::msg_secret::MsgSecretPolicy::Disabled,
             seed_msg_secrets_from_history: false,

@@ -1,7 +1,7 @@
 //! WhatsApp itself, in process: each session is one of a phone's linked devices.
 //!
 //! The protocol is the crate `whatsapp-rust`'s. Ours is what it leaves to its user: where the device's state lives
-//! ([`state`], sealed by [`vault`]), when it may be used ([`net`]), what its life looks like from outside ([`driver`]), what
+//! ([`state`], sealed by the [`Vault`]), when it may be used ([`net`]), what its life looks like from outside ([`driver`]), what
 //! counts as sent ([`link`]), and how one behaves towards other people ([`contacts`]).
 
 mod backend;
@@ -13,7 +13,6 @@ mod net;
 mod receipts;
 mod refusal;
 mod state;
-mod vault;
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -27,12 +26,13 @@ use self::driver::Driver;
 use self::link::{Shared, WhatsappLink};
 use self::net::Net;
 use self::state::State;
-use self::vault::Vault;
 use crate::ids::SessionId;
 use crate::ports::bridge::{Bridge, BridgeEvent, Link, LinkRequest};
 use crate::ports::store::Store;
+use crate::proxy::Proxy;
 use crate::secret::SecretKey;
 use crate::session::BridgeKind;
+use crate::vault::Vault;
 
 /// Files uploaded at once by a process: each is in memory twice meanwhile.
 const UPLOADS: usize = 8;
@@ -87,8 +87,9 @@ impl Bridge for Whatsapp {
         let shared =
             Arc::new(Shared::new(Arc::new(state), owner, closing.clone(), Arc::clone(&self.uploads), request.pace));
         let device = self.device(session);
+        let proxy = request.proxy.as_ref().and_then(|sealed| Proxy::open(&self.vault, session, sealed).ok());
         let driver =
-            Driver { net: Arc::clone(&self.net), request, shared: Arc::clone(&shared), events: events.clone() };
+            Driver { net: Arc::clone(&self.net), request, proxy, shared: Arc::clone(&shared), events: events.clone() };
         let link = Arc::new(WhatsappLink(Arc::clone(&shared)));
         tokio::spawn(async move {
             let _closed = shared.closed.clone().drop_guard();

@@ -5,10 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use percent_encoding::percent_decode_str;
 use rustls::CertificateError;
 use tokio::net::TcpStream;
 use tokio_websockets::{ClientBuilder, Connector, Limits};
+use tower::Service;
 use wacore::net::{
     HttpClient, HttpRequest, HttpResponse, Transport, TransportEvent, TransportFactory, WHATSAPP_WEB_ORIGIN,
     WHATSAPP_WEB_WS_URL,
@@ -17,6 +23,7 @@ use whatsapp_rust::anyhow::{Context, Result, anyhow};
 use whatsapp_rust::{async_channel, transport};
 
 use crate::ports::bridge::Owner;
+use crate::proxy::Proxy;
 
 /// How long an HTTP exchange may take without a byte, and in all.
 const HTTP_IDLE: Duration = Duration::from_secs(20);
@@ -56,6 +63,18 @@ impl Net {
     }
 }
 
+impl Net {
+    /// The HTTP client of a session with a proxy, or that of all others.
+    fn http_by(&self, proxy: Option<&Proxy>) -> Result<reqwest::Client, String> {
+        let Some(proxy) = proxy else { return Ok(self.http.clone()) };
+        // The proxy resolves names, as it does for the socket.
+        let url = proxy.url().as_str().replacen("socks5://", "socks5h://", 1);
+        let proxy = reqwest::Proxy::all(url).map_err(|e| e.to_string())?;
+        let builder = reqwest::Client::builder().proxy(proxy).read_timeout(HTTP_IDLE).timeout(HTTP_MAX);
+        builder.build().map_err(|e| e.to_string())
+    }
+}
+
 /// What last kept a session from connecting, as a reason that people are told.
 #[derive(Clone, Default)]
 pub(super) struct Trouble(Arc<Mutex<Option<&'static str>>>);
@@ -74,17 +93,63 @@ impl Trouble {
 /// One session's way.
 #[derive(Clone)]
 pub(super) struct Way {
-    pub(super) net: Arc<Net>,
-    pub(super) owner: Owner,
-    pub(super) trouble: Trouble,
+    net: Arc<Net>,
+    http: reqwest::Client,
+    proxy: Option<Proxy>,
+    owner: Owner,
+    trouble: Trouble,
 }
 
 impl Way {
+    /// The way of a session; its troubles are told there.
+    ///
+    /// # Errors
+    /// If no HTTP client can be made for the proxy.
+    pub(super) fn new(net: Arc<Net>, proxy: Option<Proxy>, owner: Owner, trouble: Trouble) -> Result<Self, String> {
+        let http = net.http_by(proxy.as_ref())?;
+        Ok(Self { net, http, proxy, owner, trouble })
+    }
+
+    /// A connection to WhatsApp's host, by the session's proxy if it has one.
+    async fn connect(&self, host: &str, port: u16) -> Result<TcpStream> {
+        let Some(proxy) = &self.proxy else {
+            return Ok(TcpStream::connect((host.trim_matches(['[', ']']), port)).await?);
+        };
+        let url = proxy.url();
+        let decoded = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
+        let credentials = (!url.username().is_empty())
+            .then(|| (decoded(url.username()), decoded(url.password().unwrap_or_default())));
+        let address = format!(
+            "{}://{}:{}",
+            url.scheme(),
+            url.host_str().unwrap_or_default(),
+            url.port_or_known_default().unwrap_or(0)
+        );
+        let (address, target) = (address.parse::<http::Uri>()?, format!("https://{host}:{port}").parse::<http::Uri>()?);
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        let stream = if url.scheme() == "socks5" {
+            let mut socks = SocksV5::new(address, tcp);
+            if let Some((user, password)) = credentials {
+                socks = socks.with_auth(user, password);
+            }
+            socks.call(target).await?
+        } else {
+            let mut tunnel = Tunnel::new(address, tcp);
+            if let Some((user, password)) = credentials {
+                let basic = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
+                tunnel = tunnel.with_auth(basic.parse()?);
+            }
+            tunnel.call(target).await?
+        };
+        Ok(stream.into_inner())
+    }
+
     async fn dial(&self) -> Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
         let host = self.net.url.host().context("a host")?;
         let plain = self.net.url.scheme_str() == Some("ws");
         let port = self.net.url.port_u16().unwrap_or(if plain { 80 } else { 443 });
-        let socket = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+        let socket = self.connect(host, port).await.map_err(|error| self.blame(error))?;
         socket.set_nodelay(true)?;
         let connector = if plain { &Connector::Plain } else { &self.net.tls };
         let stream = connector.wrap(host, socket).await?;
@@ -106,12 +171,27 @@ impl TransportFactory for Way {
                 Ok((Arc::new(Gate { inner, owner: self.owner.clone() }), events))
             }
             Err(error) => {
-                let reason = if is_about_time(error.as_ref()) { "clock_wrong" } else { "unreachable" };
+                let reason = match (is_about_time(error.as_ref()), error.is::<ProxyFailed>()) {
+                    (true, _) => "clock_wrong",
+                    (false, true) => "proxy_failed",
+                    (false, false) => "unreachable",
+                };
                 self.trouble.set(Some(reason));
                 tracing::debug!(error = format!("{error:#}"), reason, "can't reach WhatsApp");
                 Err(error)
             }
         }
+    }
+}
+
+/// The session's proxy is the trouble.
+#[derive(Debug, thiserror::Error)]
+#[error("the proxy: {0}")]
+struct ProxyFailed(String);
+
+impl Way {
+    fn blame(&self, error: whatsapp_rust::anyhow::Error) -> whatsapp_rust::anyhow::Error {
+        if self.proxy.is_some() { ProxyFailed(format!("{error:#}")).into() } else { error }
     }
 }
 
@@ -170,7 +250,7 @@ impl HttpClient for Way {
             _ => request.url,
         };
         let method = request.method.parse().context("a method")?;
-        let mut call = self.net.http.request(method, url);
+        let mut call = self.http.request(method, url);
         for (name, value) in &request.headers {
             call = call.header(name, value);
         }

@@ -9,12 +9,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::vault::{Sealed, Vault};
 use crate::ids::SessionId;
 use crate::ports::bridge::Owner;
 use crate::ports::devices::{DeviceChange, DeviceRange, DeviceWrite};
 use crate::ports::store::{Store, StoreError};
 use crate::time::Time;
+use crate::vault::{Sealed, Vault};
 
 /// What a value is. The numbers are in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -108,6 +108,7 @@ pub async fn a_renewal_tells_what_changed(world: &dyn World) {
         paired_at: owned().await.paired_at,
         blocked_until: None,
         connects: 1,
+        proxy: None,
         pace: Pace::default(),
     };
     assert_eq!(owned().await, expected);
@@ -121,9 +122,12 @@ pub async fn a_renewal_tells_what_changed(world: &dyn World) {
         warm_up: true,
     };
     store.set_pace(rig.user, &rig.name, &pace).await.expect("a change");
+    let proxy = Some((vec![1, 2], "socks5://host:1080".to_owned()));
+    let shown = store.set_proxy(rig.user, &rig.name, proxy).await.expect("a change").expect("the session");
+    assert_eq!(shown.proxy.as_deref(), Some("socks5://host:1080"));
     command(SessionCommand::Pause).await;
     store.set_active(rig.user, false).await.expect("a change");
-    let changed = OwnedSession { paused: true, user_active: false, pace, ..expected };
+    let changed = OwnedSession { paused: true, user_active: false, pace, proxy: Some(vec![1, 2]), ..expected };
     assert_eq!(owned().await, changed);
     command(SessionCommand::Resume).await;
     store.set_active(rig.user, true).await.expect("a change");

@@ -413,6 +413,10 @@ impl Sessions for Postgres {
         self.on_pool(async |c| sql::sessions::set_pace(c, user, name, pace).await).await
     }
 
+    async fn set_proxy(&self, user: UserId, name: &str, proxy: Option<(Vec<u8>, String)>) -> Result<Option<Session>> {
+        self.on_pool(async |c| sql::sessions::set_proxy(c, user, name, proxy).await).await
+    }
+
     async fn command(&self, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>> {
         self.in_transaction(async |c| sql::sessions::command(c, user, name, command).await).await
     }

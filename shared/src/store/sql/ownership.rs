@@ -79,7 +79,7 @@ macro_rules! select_owned {
         concat!(
             "SELECT s.id, s.user_id, s.name, s.bridge, s.status, s.wanted, s.logout, s.paused,
                 s.deleting_at IS NOT NULL AS deleting, COALESCE(u.is_active, false) AS user_active, s.paired,
-                s.phone_number, s.pair_phone, s.paired_at, s.blocked_until, s.connects, s.per_minute, s.burst, s.jitter_ms,
+                s.phone_number, s.pair_phone, s.paired_at, s.blocked_until, s.connects, s.proxy, s.per_minute, s.burst, s.jitter_ms,
                 s.first_contacts_per_minute, s.typing, s.warm_up
             FROM sessions s LEFT JOIN users u ON u.id = s.user_id WHERE s.owner = $1",
             $condition,

@@ -154,6 +154,7 @@ pub(crate) struct SessionRow {
     queued: i64,
     #[sqlx(flatten)]
     pace: PaceRow,
+    proxy_shown: Option<String>,
     created_at: Time,
     updated_at: Time,
 }
@@ -180,6 +181,7 @@ impl TryFrom<SessionRow> for Session {
             connected_at: row.connected_at,
             last_active_at: row.last_active_at,
             queued: row.queued,
+            proxy: row.proxy_shown,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
@@ -205,6 +207,7 @@ pub(crate) struct OwnedSessionRow {
     paired_at: Option<Time>,
     blocked_until: Option<Time>,
     connects: i64,
+    proxy: Option<Vec<u8>>,
     #[sqlx(flatten)]
     pace: PaceRow,
 }
@@ -231,6 +234,7 @@ impl TryFrom<OwnedSessionRow> for OwnedSession {
             paired_at: row.paired_at,
             blocked_until: row.blocked_until,
             connects: row.connects,
+            proxy: row.proxy,
         })
     }
 }

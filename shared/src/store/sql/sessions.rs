@@ -19,7 +19,7 @@ macro_rules! session_columns {
             " THEN qr_code END AS qr_code, CASE WHEN qr_expires_at > ",
             now_ms!(),
             " THEN qr_expires_at END AS qr_expires_at, connected_at, last_active_at, queued, per_minute, burst, jitter_ms,
-            first_contacts_per_minute, typing, warm_up, created_at, updated_at"
+            first_contacts_per_minute, typing, warm_up, proxy_shown, created_at, updated_at"
         )
     };
 }
@@ -153,6 +153,30 @@ pub(crate) async fn set_pace(conn: &mut Connection, user: UserId, name: &str, pa
     .bind(pace.first_contacts_per_minute.map(i64::from))
     .bind(pace.typing)
     .bind(pace.warm_up)
+    .fetch_optional(conn)
+    .await
+    .map_err(failed)?;
+    row.map(Session::try_from).transpose()
+}
+
+/// Sets a session's proxy: encrypted, and as it is shown.
+pub(crate) async fn set_proxy(
+    conn: &mut Connection,
+    user: UserId,
+    name: &str,
+    proxy: Option<(Vec<u8>, String)>,
+) -> Result<Option<Session>> {
+    let (sealed, shown) = proxy.unzip();
+    let row: Option<SessionRow> = sqlx::query_as(concat!(
+        "UPDATE sessions SET proxy = $3, proxy_shown = $4, updated_at = ",
+        now_ms!(),
+        " WHERE user_id = $1 AND name = $2 AND deleting_at IS NULL RETURNING ",
+        session_columns!()
+    ))
+    .bind(user)
+    .bind(name)
+    .bind(sealed)
+    .bind(shown)
     .fetch_optional(conn)
     .await
     .map_err(failed)?;

@@ -362,6 +362,11 @@ impl Sessions for SqliteStore {
         self.write(move |conn, _| async move { sql::sessions::set_pace(conn, user, &name, &pace).await }.boxed()).await
     }
 
+    async fn set_proxy(&self, user: UserId, name: &str, proxy: Option<(Vec<u8>, String)>) -> Result<Option<Session>> {
+        let name = name.to_owned();
+        self.write(move |conn, _| async move { sql::sessions::set_proxy(conn, user, &name, proxy).await }.boxed()).await
+    }
+
     async fn command(&self, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>> {
         let name = name.to_owned();
         self.write(move |conn, _| async move { sql::sessions::command(conn, user, &name, command).await }.boxed()).await

@@ -1,4 +1,4 @@
-//! Encrypts what a device knows: XChaCha20-Poly1305 with a random nonce (192 bits: no two are ever the same), bound to the
+//! Encrypts what is kept and must not be readable where it is kept, such as the keys of linked phones: XChaCha20-Poly1305 with a random nonce (192 bits: no two are ever the same), bound to the
 //! place where it is kept, so that no value can be passed off as another.
 //!
 //! A sealed value is `version (1) ‖ key id (4) ‖ nonce (24) ‖ ciphertext and tag`. The key id says which secret sealed it: a
@@ -16,7 +16,7 @@ const HEADER: usize = 1 + KEY_ID + NONCE;
 
 /// Why a sealed value can't be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Sealed {
+pub enum Sealed {
     /// Another secret sealed it.
     #[error("it was encrypted with another SANASR_SECRET_KEY")]
     OtherKey,
@@ -26,21 +26,24 @@ pub(crate) enum Sealed {
 }
 
 /// Seals and opens with the deployment's secret.
-pub(crate) struct Vault {
+pub struct Vault {
     cipher: XChaCha20Poly1305,
     key_id: [u8; KEY_ID],
 }
 
 impl Vault {
     /// The vault of a deployment.
-    pub(crate) fn new(secret: &SecretKey) -> Self {
+    pub fn new(secret: &SecretKey) -> Self {
         let mut key_id = [0; KEY_ID];
         key_id.copy_from_slice(&secret.derive("device state: key id")[..KEY_ID]);
         Self { cipher: XChaCha20Poly1305::new(&secret.derive("device state").into()), key_id }
     }
 
     /// Encrypts a value for a place.
-    pub(crate) fn seal(&self, place: &[u8], value: &[u8]) -> Vec<u8> {
+    ///
+    /// # Panics
+    /// If the value has 256 GB or more.
+    pub fn seal(&self, place: &[u8], value: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE] = rand::random();
         let payload = Payload { msg: value, aad: place };
         let sealed = self.cipher.encrypt(&XNonce::from(nonce), payload).expect("values are far below 256 GB");
@@ -48,7 +51,10 @@ impl Vault {
     }
 
     /// Decrypts the value of a place.
-    pub(crate) fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Sealed> {
+    ///
+    /// # Errors
+    /// Why it can't be opened.
+    pub fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Sealed> {
         let (header, ciphertext) = sealed.split_at_checked(HEADER).ok_or(Sealed::Damaged)?;
         let (key_id, nonce) = header[1..].split_at(KEY_ID);
         if header[0] != VERSION {
