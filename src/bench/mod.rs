@@ -12,6 +12,8 @@ mod load;
 mod measure;
 mod report;
 mod service;
+#[cfg(feature = "whatsapp-test-server")]
+mod whatsapp;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -80,6 +82,11 @@ pub(crate) struct BenchArgs {
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
     redis_url: Option<String>,
 
+    /// Measure WhatsApp sessions instead, against the server of the tests beside this program
+    #[cfg(feature = "whatsapp-test-server")]
+    #[arg(long, hide = true, conflicts_with_all = ["url", "floor", "rows"])]
+    whatsapp: bool,
+
     /// Be the floor, for the benchmark that started this
     #[arg(long, hide = true, value_name = "ADDRESS")]
     floor_listen: Option<SocketAddr>,
@@ -105,7 +112,17 @@ pub(crate) async fn run(mut args: BenchArgs) -> Result<()> {
         let (database, amqp) = (args.database_url.as_deref(), args.amqp_url.as_deref());
         return floor::serve(listen, args.floor_answer_bytes, database, amqp, &parent).await;
     }
+    let urls = Urls { database: args.database_url.clone(), amqp: args.amqp_url.clone(), redis: args.redis_url.clone() };
     let interrupted = tokio::signal::ctrl_c();
+    #[cfg(feature = "whatsapp-test-server")]
+    if args.whatsapp {
+        let report = tokio::select! {
+            report = whatsapp::run(urls, &parent) => report?,
+            _ = interrupted => bail!("interrupted"),
+        };
+        println!("{}", if args.json { report.json()? } else { report.table() });
+        return Ok(());
+    }
     let report = if let (Some(url), Some(key)) = (&args.url, &args.api_key) {
         let target = client::Target::new(url, key)?;
         tokio::select! {
@@ -114,8 +131,6 @@ pub(crate) async fn run(mut args: BenchArgs) -> Result<()> {
         }
     } else {
         eprintln!("Starting a service.");
-        let urls =
-            Urls { database: args.database_url.clone(), amqp: args.amqp_url.clone(), redis: args.redis_url.clone() };
         let mut service = Service::start(urls, &parent).await?;
         let report = tokio::select! {
             report = measure::own(&args, &mut service) => report,

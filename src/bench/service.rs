@@ -88,6 +88,12 @@ impl Process {
         }
     }
 
+    /// What it prints, if that is piped and nobody has taken it yet.
+    #[cfg(feature = "whatsapp-test-server")]
+    pub(super) fn stdout(&mut self) -> Option<std::process::ChildStdout> {
+        self.child.stdout.take()
+    }
+
     fn check(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
@@ -166,6 +172,8 @@ pub(super) struct Service {
     /// From the start of the first process to its being ready, on an empty database.
     pub(super) first_ready: Duration,
     urls: Urls,
+    /// Further settings of every process.
+    settings: Vec<(&'static str, String)>,
     secret: String,
     // Last: removed when the processes are gone.
     folder: Folder,
@@ -174,6 +182,11 @@ pub(super) struct Service {
 impl Service {
     /// Starts a service on an empty database: one process, or an API and a worker if all three services are given.
     pub(super) async fn start(urls: Urls, parent: &Path) -> Result<Self> {
+        Self::start_with(urls, parent, Vec::new()).await
+    }
+
+    /// The same with further settings.
+    pub(super) async fn start_with(urls: Urls, parent: &Path, settings: Vec<(&'static str, String)>) -> Result<Self> {
         let folder = Folder::new(parent)?;
         let database = match &urls.database {
             Some(url) => Database::create_postgres(url).await?,
@@ -182,7 +195,7 @@ impl Service {
         let secret = format!("{}{}", Uuid::now_v7().simple(), Uuid::now_v7().simple());
         let target = Target::new("http://127.0.0.1:1", "none")?;
         let first_ready = Duration::ZERO;
-        let mut service = Self { target, database, processes: Vec::new(), first_ready, urls, secret, folder };
+        let mut service = Self { target, database, processes: Vec::new(), first_ready, urls, settings, secret, folder };
         match service.first_start().await {
             Ok(()) => Ok(service),
             Err(error) => {
@@ -269,6 +282,7 @@ impl Service {
             // The clients say in whose name they come.
             .env("SANASR_TRUSTED_PROXIES", "127.0.0.1")
             .env("SANASR_LOG", "warn");
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         if let Database::Postgres { url, .. } = &self.database {
             command.env("DATABASE_URL", url);
         }

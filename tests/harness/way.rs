@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -43,10 +44,11 @@ impl Way {
                         "socks5" => socks5(client).await,
                         _ => http(client).await,
                     };
-                    if let Some((mut client, mut server)) = opened {
-                        counted.fetch_add(1, Ordering::Relaxed);
-                        let _ = copy_bidirectional(&mut client, &mut server).await;
-                    }
+                    let Some((client, server)) = opened else { return };
+                    let ((from_client, to_client), (from_server, to_server)) =
+                        (client.into_split(), server.into_split());
+                    let (there, back) = (Arc::clone(&counted), counted);
+                    tokio::join!(pass(from_client, to_server, there), pass(from_server, to_client, back));
                 });
             }
         });
@@ -63,7 +65,7 @@ impl Way {
         format!("{}://{}", self.scheme, self.address)
     }
 
-    /// Connections that went through.
+    /// Bytes that went through.
     pub(crate) fn passed(&self) -> usize {
         self.passed.load(Ordering::Relaxed)
     }
@@ -72,6 +74,17 @@ impl Way {
 impl Drop for Way {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Passes on what comes, and counts it.
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passed: Arc<AtomicUsize>) {
+    let mut bytes = vec![0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+        passed.fetch_add(read, Ordering::Relaxed);
+        if to.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
     }
 }
 
