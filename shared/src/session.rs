@@ -268,3 +268,38 @@ pub fn check_name(name: &str) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_link_warms_up() {
+        let day = Duration::from_secs(24 * 3600);
+        let pace = Pace::of(BridgeKind::Whatsapp);
+        let after = |days: u32| pace.after(day * days);
+        assert_eq!((after(0).per_minute, after(0).first_contacts_per_minute), (Some(5), Some(3)));
+        assert_eq!((after(7).per_minute, after(7).first_contacts_per_minute), (Some(12), Some(7)));
+        assert_eq!(after(14), pace);
+        assert_eq!(after(400), pace);
+        assert_eq!(Pace { warm_up: false, ..pace }.after(Duration::ZERO).per_minute, Some(20));
+        let slow = Pace { per_minute: Some(1), ..pace }.after(Duration::ZERO);
+        assert_eq!(slow.per_minute, Some(1), "never none at all");
+        assert_eq!(Pace::of(BridgeKind::Simulator).after(Duration::ZERO), Pace::default());
+    }
+
+    #[test]
+    fn every_reason_has_advice_of_its_own() {
+        let advice = |reason| advice(SessionStatus::Disconnected, Some(reason));
+        for (reason, words) in ADVICE {
+            assert_eq!(advice(reason), Some(*words));
+            assert!(words.ends_with('.') && words.len() > 20, "{reason}");
+        }
+        assert_eq!(advice("banned: 101: you sent too many messages"), advice("banned"));
+        assert_eq!(advice("anything else"), None);
+        assert_eq!(super::advice(SessionStatus::Connected, None), None);
+        assert!(
+            super::advice(SessionStatus::WaitingForScan, None).is_some_and(|words| words.contains("Linked devices"))
+        );
+    }
+}

@@ -98,7 +98,10 @@ async fn measure(service: &mut Service, whatsapp: &str) -> Result<Report> {
     report.row("accepted → acknowledged by WhatsApp, a lone text, p50", waits[waits.len() / 2], Unit::Milliseconds);
     report.row("the same, p99", waits[waits.len() * 99 / 100], Unit::Milliseconds);
     for (sessions, count) in [(1, 5_000), (100, 10_000)] {
-        send(client, sessions, sessions.max(PEOPLE), "warm").await?;
+        let rate = send(client, sessions, sessions * PEOPLE, "first").await?;
+        if sessions > 1 {
+            report.row(format!("first messages, {PEOPLE} each, through {sessions} sessions"), rate, Unit::PerSecond);
+        }
         let rate = send(client, sessions, count, "text").await?;
         report.row(format!("texts to {PEOPLE} people through {sessions} sessions"), rate, Unit::PerSecond);
     }

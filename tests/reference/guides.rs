@@ -6,11 +6,15 @@ use crate::harness::folder::Folder;
 use crate::harness::process::Launch;
 use crate::harness::system::PASSWORD;
 use crate::harness::wait::seconds;
-use crate::harness::{Mode, System};
+use crate::harness::{Mode, System, eventually, whatsapp};
 
 /// Pastes a guide's commands. A request that fails, unless the guide says `|| true`, fails the test.
 async fn paste(guide: &str) {
-    let system = System::start(Mode::Embedded).await;
+    paste_at(&System::start(Mode::Embedded).await, guide).await;
+}
+
+/// Pastes a guide's commands for a system.
+async fn paste_at(system: &System, guide: &str) {
     let folder = Folder::new("guide");
     std::fs::write(folder.join(".curlrc"), "fail-with-body\nshow-error\n").expect("a .curlrc");
     std::fs::write(folder.join("users.txt"), "warehouse|warehouse@example.org|False\nboss||True\n").expect("a list");
@@ -61,4 +65,21 @@ async fn users_are_administered_as_the_guide_says() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_are_moved_as_the_guide_says() {
     paste("move-from-django.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_phone_is_linked_as_the_guide_says() {
+    let (system, server) = whatsapp::start(Mode::Embedded).await;
+    let jane = server.contact("15551234567");
+    let client = system.client();
+    let scan = async {
+        eventually(seconds(60), "the guide's session shows a code", async || {
+            let session = client.get("/sessions/shop").await;
+            let code = session.body["data"]["qr_code"].as_str()?.to_owned();
+            server.scan(&code, "15550008001").await.ok()
+        })
+        .await;
+    };
+    tokio::join!(paste_at(&system, "whatsapp.md"), scan);
+    eventually(seconds(60), "the guide's message arrives", async || jane.messages().pop()).await;
 }

@@ -149,6 +149,16 @@ async fn refusals_say_what_was_refused(mode: Mode) {
     assert!(account.wire().is_empty(), "nothing was sent");
     assert_eq!(client.quota().await.used, 0, "units are given back");
 
+    // WhatsApp has a number in another form: that is the one it goes to.
+    let maria = server.contact("551187654321");
+    server.alias("5511987654321", &maria);
+    for _ in 0..2 {
+        let message = client.send_any("shop", "+55 11 98765-4321", hello.clone()).await;
+        client.wait_status(message.id, Status::Read, seconds(20)).await;
+        assert_eq!(received(&maria, &message.whatsapp_id).await.copies, 1);
+    }
+    assert_eq!(server.lookups().len(), 2);
+
     for (n, code, word) in
         [(1, 479, "refused"), (2, 400, "refused"), (3, 404, "recipient_gone"), (4, 403, "not_allowed")]
     {

@@ -11,7 +11,11 @@ use crate::harness::wait::seconds;
 use crate::harness::whatsapp::start;
 use crate::harness::{Mode, System, both_modes, eventually};
 
-both_modes!(nothing_is_readable_at_rest, another_secret_opens_nothing_and_destroys_nothing);
+both_modes!(
+    nothing_is_readable_at_rest,
+    another_secret_opens_nothing_and_destroys_nothing,
+    damaged_state_is_said_and_hurts_nobody_else,
+);
 
 const JANE: &str = "15551230501";
 const SECRET_TEXT: &str = "the-word-that-nobody-may-find";
@@ -113,6 +117,68 @@ async fn another_secret_opens_nothing_and_destroys_nothing(mode: Mode) {
     client.connect("shop").await;
     let message = client.send_any("shop", &format!("+{JANE}"), json!({ "type": "text", "text": "hello" })).await;
     client.wait_status(message.id, Status::Read, seconds(20)).await;
+}
+
+/// Changes the database while nobody uses it.
+async fn alter(system: &System, statement: String) {
+    let statement = sqlx::AssertSqlSafe(statement);
+    match system.mode {
+        Mode::Distributed => drop(sqlx::query(statement).execute(&system.database().await).await.expect("a change")),
+        Mode::Embedded => {
+            let options = sqlx_sqlite::SqliteConnectOptions::new().filename(system.data_dir().join("sanasr.db"));
+            let pool = sqlx_sqlite::SqlitePoolOptions::new().connect_with(options).await.expect("the database");
+            sqlx::query(statement).execute(&pool).await.expect("a change");
+            pool.close().await;
+        }
+    }
+}
+
+async fn damaged_state_is_said_and_hurts_nobody_else(mode: Mode) {
+    let (mut system, server) = start(mode).await;
+    let client = system.client();
+    server.contact(JANE);
+    let hello = json!({ "type": "text", "text": "hello" });
+    for (n, name) in ["device", "ratchets", "whole"].into_iter().enumerate() {
+        client.link(&server, name, &format!("1555000520{n}")).await;
+        let message = client.send_any(name, &format!("+{JANE}"), hello.clone()).await;
+        client.wait_status(message.id, Status::Read, seconds(20)).await;
+    }
+    let key = system.key().to_owned();
+    match mode {
+        Mode::Embedded => {
+            system.apis[0].process.stop().await;
+            system.apis.clear();
+        }
+        Mode::Distributed => {
+            system.workers[0].process.stop().await;
+            system.workers.clear();
+        }
+    }
+    let of = "session_id = (SELECT id FROM sessions WHERE name = ";
+    let cut = "UPDATE whatsapp_state SET value = substr(value, 1, 40) WHERE";
+    alter(&system, format!("{cut} kind = 0 AND {of}'device')")).await;
+    alter(&system, format!("{cut} kind <> 0 AND {of}'ratchets')")).await;
+    match mode {
+        Mode::Embedded => drop(system.add_api(&[]).await),
+        Mode::Distributed => drop(system.add_worker(&[]).await),
+    }
+    let client = system.client().with_key(&key);
+    client.wait_reason("device", SessionStatus::Disconnected, "state_damaged").await;
+    client.wait_session("whole", SessionStatus::Connected, seconds(30)).await;
+    let lost = client.send_any("ratchets", &format!("+{JANE}"), hello.clone()).await;
+    let sent = client.send_any("whole", &format!("+{JANE}"), hello).await;
+    client.wait_status(sent.id, Status::Read, seconds(30)).await;
+    let lost = client.message(lost.id).await;
+    assert!(lost.status < Status::Sent, "nothing is made up: {lost:?}");
+    // Linked anew, all is well.
+    for name in ["device", "ratchets"] {
+        client.post(&format!("/sessions/{name}/logout"), &json!({})).await.expect(200);
+        client.wait_session(name, SessionStatus::LoggedOut, seconds(20)).await;
+        let code = client.qr_code(name).await;
+        server.scan(&code, "15550005210").await.expect("the phone takes the code");
+        client.wait_session(name, SessionStatus::Connected, seconds(20)).await;
+    }
+    client.wait_status(lost.id, Status::Read, seconds(60)).await;
 }
 
 fn read(path: &Path) -> Vec<u8> {

@@ -61,6 +61,11 @@ impl Server {
         Contact::new(Arc::clone(&self.state), self.state.person(number))
     }
 
+    /// Somebody who is asked for by another number than WhatsApp has: those of Brazil with and without their ninth digit.
+    pub fn alias(&self, number: &str, of: &Contact) {
+        lock(&self.state.aliases).insert(number.to_owned(), of.number());
+    }
+
     /// Says that every number is on WhatsApp, from now on.
     pub fn everybody(&self) {
         self.state.switches.everybody.store(true, Ordering::Relaxed);

@@ -34,6 +34,8 @@ pub(crate) struct State {
     /// All connections past their handshake.
     pub(crate) connections: Mutex<HashMap<u64, Outbox>>,
     people: Mutex<HashMap<String, Arc<Person>>>,
+    /// Numbers that people are also asked for by, and theirs.
+    pub(crate) aliases: Mutex<HashMap<String, String>>,
     behaviours: Mutex<HashMap<String, Behaviour>>,
 }
 
@@ -61,6 +63,7 @@ impl State {
             lookups: Mutex::default(),
             connections: Mutex::default(),
             people: Mutex::default(),
+            aliases: Mutex::default(),
             behaviours: Mutex::default(),
         }
     }

@@ -25,6 +25,7 @@ fn answer(state: &State, asked: &[&str], user: &NodeRef<'_>) -> Option<Node> {
         Some(number) => {
             let number = number.trim_start_matches('+');
             lock(&state.lookups).push(number.to_owned());
+            let number = lock(&state.aliases).get(number).cloned().unwrap_or_else(|| number.to_owned());
             Jid::pn(number)
         }
         None => jid(user, "jid")?,

@@ -80,6 +80,8 @@ pub(crate) struct Actor<'a> {
     suspended: bool,
     next_tick: Instant,
 
+    /// The pace that holds, as far as has been told.
+    pace: Pace,
     pacing: Pacing,
     pacing_told: Option<Instant>,
     telling: Slot<()>,
@@ -107,6 +109,7 @@ impl<'a> Actor<'a> {
             claim_unsure: false,
             suspended: false,
             next_tick: tick::next(session.id, now),
+            pace: effective(&session),
             pacing: Pacing::new(effective(&session)),
             pacing_told: None,
             telling: Slot::empty(),
@@ -167,6 +170,7 @@ impl<'a> Actor<'a> {
         if now >= self.next_tick {
             self.next_tick = tick::next(self.session.id, now);
             self.puller.interval();
+            self.mind_pace(now);
         }
         if self.session.logout && !self.ended {
             return self.unlink().await;
@@ -300,14 +304,8 @@ impl<'a> Actor<'a> {
         if self.board.status() == SessionStatus::Banned && new.connects > self.session.connects {
             self.open_at = now; // its user wants to try before the end of the ban
         }
-        let before = std::mem::replace(&mut self.session, new);
-        self.pacing.set(effective(&self.session), now);
-        if self.session.pace != before.pace
-            && let Some(Connection { link, .. }) = &self.connection
-        {
-            let (link, pace) = (Arc::clone(link), self.session.pace);
-            tokio::spawn(async move { link.set_pace(pace).await });
-        }
+        self.session = new;
+        self.mind_pace(now);
         if let Some(until) = self.pacing_told
             && until > now
             && self.pacing.next_at(now) <= now
@@ -316,6 +314,20 @@ impl<'a> Actor<'a> {
         }
         if !could && self.may_send() {
             self.puller.look_again();
+        }
+    }
+
+    /// The pace that holds may have changed: by its user, or as a new link grows older.
+    fn mind_pace(&mut self, now: Instant) {
+        let pace = effective(&self.session);
+        if pace == self.pace {
+            return;
+        }
+        self.pace = pace;
+        self.pacing.set(pace, now);
+        if let Some(Connection { link, .. }) = &self.connection {
+            let link = Arc::clone(link);
+            tokio::spawn(async move { link.set_pace(pace).await });
         }
     }
 
@@ -569,7 +581,7 @@ async fn connect(life: Arc<Life>, bridge: Arc<dyn Bridge>, session: OwnedSession
     let request = LinkRequest {
         session: session.id,
         owner: life.owner(),
-        pace: session.pace,
+        pace: effective(&session),
         proxy: session.proxy,
         awaiting: awaiting.await.ok()?,
         paired: session.phone_number.filter(|_| session.paired),

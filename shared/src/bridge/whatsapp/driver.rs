@@ -28,6 +28,9 @@ use crate::time::Time;
 const CODE_ROUNDS: u32 = 3;
 /// How long without a connection until people are told why.
 const TOLD_AFTER: Duration = Duration::from_secs(15);
+/// How long without a connection until the client begins anew: by then it waits a minute and a half from one try to the next,
+/// and would go on to a quarter of an hour.
+const ANEW_AFTER: Duration = Duration::from_secs(240);
 /// One-time keys kept at WhatsApp for those who write to us first: few, as they are topped up, and each is a row.
 const PRE_KEYS: usize = 50;
 /// How long the store's failure is waited out before the device is read again.
@@ -81,6 +84,8 @@ enum End {
     Told(BridgeEvent),
     /// All codes ran out.
     CodesRanOut,
+    /// It has been without a connection for long.
+    Anew,
     /// The link is closing.
     Closed,
 }
@@ -111,7 +116,8 @@ impl Driver {
         if let Some(end) = self.check_state().await {
             return end;
         }
-        for _ in 0..CODE_ROUNDS {
+        let mut rounds = 0;
+        while rounds < CODE_ROUNDS {
             let trouble = Trouble::default();
             let (sender, events) = mpsc::unbounded_channel();
             let handle = match self.start(&trouble, sender).await {
@@ -139,7 +145,8 @@ impl Driver {
             }
             handle.shutdown().await;
             match end {
-                End::CodesRanOut => {}
+                End::CodesRanOut => rounds += 1,
+                End::Anew => {}
                 End::Told(_) | End::Closed => return end,
             }
         }
@@ -246,7 +253,12 @@ impl Life<'_> {
                 }
                 () = until(code_ends) => return End::CodesRanOut,
                 () = self.driver.shared.suspected.notified() => self.reconnect().await,
-                () = until(watch) => self.watch().await,
+                () = until(watch) => {
+                    if self.number.is_some() && self.down_since.is_some_and(|since| since.elapsed() >= ANEW_AFTER) {
+                        return End::Anew;
+                    }
+                    self.watch().await;
+                }
             }
         }
     }
