@@ -10,12 +10,11 @@ use crate::harness::{Mode, System, eventually, whatsapp};
 
 /// Pastes a guide's commands. A request that fails, unless the guide says `|| true`, fails the test.
 async fn paste(guide: &str) {
-    paste_at(&System::start(Mode::Embedded).await, guide).await;
+    paste_into(&Folder::new("guide"), &System::start(Mode::Embedded).await, guide).await;
 }
 
-/// Pastes a guide's commands for a system.
-async fn paste_at(system: &System, guide: &str) {
-    let folder = Folder::new("guide");
+/// Pastes a guide's commands, in a folder and for a system.
+async fn paste_into(folder: &Folder, system: &System, guide: &str) {
     std::fs::write(folder.join(".curlrc"), "fail-with-body\nshow-error\n").expect("a .curlrc");
     std::fs::write(folder.join("users.txt"), "warehouse|warehouse@example.org|False\nboss||True\n").expect("a list");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(guide);
@@ -71,15 +70,13 @@ async fn users_are_moved_as_the_guide_says() {
 async fn a_phone_is_linked_as_the_guide_says() {
     let (system, server) = whatsapp::start(Mode::Embedded).await;
     let jane = server.contact("15551234567");
-    let client = system.client();
+    let (client, folder) = (system.client(), Folder::new("guide"));
     let scan = async {
-        eventually(seconds(60), "the guide's session shows a code", async || {
-            let session = client.get("/sessions/shop").await;
-            let code = session.body["data"]["qr_code"].as_str()?.to_owned();
-            server.scan(&code, "15550008001").await.ok()
-        })
-        .await;
+        eventually(seconds(60), "the guide has its picture", async || folder.join("qr.png").exists().then_some(()))
+            .await;
+        let code = client.wait_shown("shop", "qr_code").await;
+        server.scan(&code, "15550008001").await.expect("the phone takes the code");
     };
-    tokio::join!(paste_at(&system, "whatsapp.md"), scan);
+    tokio::join!(paste_into(&folder, &system, "whatsapp.md"), scan);
     eventually(seconds(60), "the guide's message arrives", async || jane.messages().pop()).await;
 }

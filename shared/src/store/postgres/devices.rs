@@ -14,16 +14,20 @@ use crate::ports::store::{Result, StoreError};
 
 pub(super) struct Write;
 
-/// A session's owner is locked before its state, like everywhere.
+/// A session's owner is locked before its state, like everywhere. What is removed is found key by key first: joined with
+/// the keys, a small table would be read whole, and a plan is made once.
 pub(super) const SQL: &str = "
 WITH worker AS MATERIALIZED (
     SELECT id FROM workers WHERE id = $1 FOR KEY SHARE
 ), own AS MATERIALIZED (
-    SELECT s.id FROM sessions s WHERE s.id = ANY ($2::uuid[]) AND s.owner = (SELECT id FROM worker)
-    ORDER BY s.id FOR KEY SHARE OF s
+    SELECT s.id FROM worker CROSS JOIN (SELECT DISTINCT i.s FROM unnest($2::uuid[]) AS i (s) ORDER BY i.s) i
+    CROSS JOIN LATERAL (SELECT s.id, s.owner FROM sessions s WHERE s.id = i.s OFFSET 0 FOR KEY SHARE OF s) s
+    WHERE s.owner = $1
 ), gone AS (
-    DELETE FROM whatsapp_state d USING unnest($3::uuid[], $4::smallint[], $5::bytea[]) AS g (s, kind, key)
-    WHERE d.session_id = g.s AND d.kind = g.kind AND d.key = g.key AND g.s IN (SELECT id FROM own)
+    DELETE FROM whatsapp_state d WHERE d.ctid = ANY (ARRAY (
+        SELECT w.at_row FROM own o JOIN unnest($3::uuid[], $4::smallint[], $5::bytea[]) AS g (s, kind, key) ON g.s = o.id
+        CROSS JOIN LATERAL (SELECT w.ctid AS at_row FROM whatsapp_state w
+                            WHERE w.session_id = g.s AND w.kind = g.kind AND w.key = g.key OFFSET 0) w))
 ), put AS (
     INSERT INTO whatsapp_state (session_id, kind, key, value, at)
     SELECT p.* FROM unnest($6::uuid[], $7::smallint[], $8::bytea[], $9::bytea[], $10::bigint[])

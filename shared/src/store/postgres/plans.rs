@@ -3,7 +3,7 @@
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
-use super::{PLANNED_ONCE, accept, error, options, pull, receipts, settle, sql};
+use super::{PLANNED_ONCE, accept, devices, error, options, pull, receipts, settle, sql};
 use crate::ports::store::Result;
 
 /// Each statement's name and its plan, as PostgreSQL would make it now for a committer: a line per step, in the order of
@@ -14,9 +14,13 @@ use crate::ports::store::Result;
 pub async fn plans(url: &str) -> Result<Vec<(&'static str, Vec<String>)>> {
     let mut connection = options(url)?.options(PLANNED_ONCE).connect().await.map_err(error)?;
     let mut plans = Vec::new();
-    for (name, sql) in
-        [("accept", accept::SQL), ("pull", pull::SQL), ("settle", settle::SQL), ("receipts", receipts::SQL)]
-    {
+    for (name, sql) in [
+        ("accept", accept::SQL),
+        ("pull", pull::SQL),
+        ("settle", settle::SQL),
+        ("receipts", receipts::SQL),
+        ("devices", devices::SQL),
+    ] {
         let parameters = (1..).take_while(|n| sql.contains(&format!("${n}"))).count();
         let nulls = vec!["NULL"; parameters].join(", ");
         sqlx::raw_sql(AssertSqlSafe(format!("PREPARE {name} AS {sql}")))
