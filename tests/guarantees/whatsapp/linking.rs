@@ -46,6 +46,14 @@ async fn phones_are_linked_by_qr_code_and_by_code(mode: Mode) {
     client.wait_session("desk", SessionStatus::LoggedOut, seconds(20)).await;
     eventually(seconds(10), "the phone's list has lost the device", async || (!desk.is_linked()).then_some(())).await;
     assert!(shop.is_connected());
+    // So is one that isn't connected just then, and one that is deleted.
+    client.post("/sessions/office/disconnect", &json!({})).await.expect(200);
+    client.wait_session("office", SessionStatus::Disconnected, seconds(10)).await;
+    client.post("/sessions/office/logout", &json!({})).await.expect(200);
+    client.wait_session("office", SessionStatus::LoggedOut, seconds(20)).await;
+    assert!(!office.is_linked(), "the phone's list has lost the device");
+    client.delete("/sessions/shop").await.expect(204);
+    eventually(seconds(20), "a deleted session leaves no device", async || (!shop.is_linked()).then_some(())).await;
     // The same session can be linked anew, to another phone.
     let code = client.qr_code("desk").await;
     server.scan(&code, "15550001004").await.expect("the new phone takes the code");

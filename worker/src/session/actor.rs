@@ -33,6 +33,8 @@ const EVENTS_MAX: usize = 256;
 const AWAITING_MAX: u32 = 10_000;
 /// How long a link may take to disconnect, a doorbell to close, or a session to be unlinked.
 const CLOSE_MAX: Duration = Duration::from_secs(3);
+/// How long it may take to unlink a session that must be connected for that first.
+const UNLINK_MAX: Duration = Duration::from_secs(10);
 /// A wait for the pace that is shorter isn't told.
 const PACING_TOLD: Duration = Duration::from_secs(1);
 
@@ -279,7 +281,7 @@ impl<'a> Actor<'a> {
                 connection.link.logout().await;
             }
         };
-        if tokio::time::timeout(CLOSE_MAX, opened).await.is_err() {
+        if tokio::time::timeout(UNLINK_MAX, opened).await.is_err() {
             tracing::warn!(session = %self.session.id, name = self.session.name, "unlinking took too long; forgotten on this side only");
         }
         self.connection = None;
@@ -551,7 +553,10 @@ impl<'a> Actor<'a> {
         }
         self.sends.shutdown().await;
         if let Some(Connection { link, .. }) = self.connection.take() {
-            let _ = tokio::time::timeout(CLOSE_MAX, link.disconnect()).await;
+            // A session that is deleted leaves no device behind on its phone.
+            let deleting = self.updates.borrow().deleting;
+            let closed = async { if deleting { link.logout().await } else { link.disconnect().await } };
+            let _ = tokio::time::timeout(CLOSE_MAX, closed).await;
         }
     }
 }

@@ -38,6 +38,9 @@ const STATE_AGAIN: Duration = Duration::from_secs(5);
 /// How long a phone may take to confirm a code that was typed in its last second.
 const CODE_GRACE: Duration = Duration::from_secs(60);
 
+/// How long a session that is to be unlinked may take to connect for that.
+const UNLINK_WAIT: Duration = Duration::from_secs(5);
+
 /// What people see in the phone's list of linked devices.
 const DEVICE_NAME: &str = "sanasr";
 
@@ -109,6 +112,9 @@ impl Driver {
     }
 
     async fn drive(&self) -> End {
+        if self.shared.closing.is_cancelled() && !self.shared.unlink.load(Ordering::Acquire) {
+            return End::Closed; // before its turn came
+        }
         self.emit(BridgeEvent::Connecting).await;
         if self.proxy.is_none() && self.request.proxy.is_some() {
             return halted("wrong_secret_key"); // it was sealed, and can't be opened: no other way is taken
@@ -141,6 +147,10 @@ impl Driver {
             .await;
             self.shared.connected(None);
             if self.shared.unlink.load(Ordering::Acquire) {
+                // Unheard, it would stay in the phone's list of devices.
+                if client.pn().is_some() {
+                    let _ = client.wait_for_connected(UNLINK_WAIT).await;
+                }
                 client.logout().await;
             }
             handle.shutdown().await;

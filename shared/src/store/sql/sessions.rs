@@ -186,6 +186,7 @@ pub(crate) async fn set_proxy(
 /// What a command may change.
 #[derive(Clone, Copy, PartialEq, sqlx::FromRow)]
 struct State {
+    bridge: i16,
     status: i16,
     wanted: bool,
     logout: bool,
@@ -206,7 +207,10 @@ impl State {
             SessionCommand::Disconnect => {
                 Self { status: if owned || ended { self.status } else { Disconnected as i16 }, wanted: false, ..self }
             }
-            SessionCommand::Logout if owned => Self { wanted: false, logout: true, ..self },
+            // A linked phone has it in its list of devices: only a worker can take it out there.
+            SessionCommand::Logout if owned || self.paired && self.bridge == BridgeKind::Whatsapp as i16 => {
+                Self { wanted: false, logout: true, ..self }
+            }
             SessionCommand::Logout => {
                 Self { status: LoggedOut as i16, wanted: false, logout: false, paired: false, ..self }
             }
@@ -231,7 +235,7 @@ pub(crate) async fn command(
         state: State,
     }
     let row: Option<Row> = sqlx::query_as(concat!(
-        "SELECT id, owner IS NOT NULL AS owned, status, wanted, logout, paused, paired
+        "SELECT id, owner IS NOT NULL AS owned, bridge, status, wanted, logout, paused, paired
         FROM sessions WHERE user_id = $1 AND name = $2 AND deleting_at IS NULL",
         for_update!()
     ))
