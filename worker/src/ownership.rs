@@ -296,7 +296,10 @@ impl Owner {
                         changed
                     });
                 }
-                Some(actor) => actor.stop.cancel(),
+                Some(actor) => {
+                    actor.session.send_replace(session); // it closes another way if the session is deleted
+                    actor.stop.cancel();
+                }
                 None if self.stopped.contains(&session.id) => {}
                 None if serve && !self.stopping => self.start(session),
                 None => {

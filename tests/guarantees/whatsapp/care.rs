@@ -32,7 +32,7 @@ async fn a_session_is_careful_unless_told_otherwise(mode: Mode) {
         server.contact(&format!("1555123030{n}"));
     }
     let mut pace = hasty();
-    pace["first_contacts_per_minute"] = 2.into();
+    pace["first_contacts_per_minute"] = 1.into();
     client.patch("/sessions/shop", &json!({ "pace": pace })).await.expect(200);
     // A change comes to the worker within seconds; a new connection has it at once.
     client.post("/sessions/shop/disconnect", &json!({})).await.expect(200);
