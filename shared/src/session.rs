@@ -250,7 +250,6 @@ pub const ADVICE: &[(&str, &str)] = &[
         "state_damaged",
         "The session's keys can't be read. Restore the database, or log the session out and link the phone again.",
     ),
-    ("client_failed", "The WhatsApp client couldn't be started; the log says why."),
     ("bridge_missing", "This program has no such bridge. Update sanasr."),
 ];
 

@@ -129,8 +129,12 @@ impl Driver {
             let handle = match self.start(&trouble, sender).await {
                 Ok(handle) => handle,
                 Err(error) => {
-                    tracing::error!(session = %self.request.session, error, "no WhatsApp client");
-                    return halted("client_failed");
+                    // The store may have gone since its last look.
+                    tracing::warn!(session = %self.request.session, error, "no WhatsApp client yet; trying again");
+                    tokio::select! {
+                        () = self.shared.closing.cancelled() => return End::Closed,
+                        () = sleep(STATE_AGAIN) => continue,
+                    }
                 }
             };
             let client = handle.client();
