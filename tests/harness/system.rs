@@ -166,6 +166,23 @@ impl System {
         self.workers.len() - 1
     }
 
+    /// Stops the processes that drive sessions, gracefully.
+    pub(crate) async fn stop_drivers(&mut self) {
+        let drivers = if self.mode == Mode::Embedded { &mut self.apis } else { &mut self.workers };
+        for mut driver in drivers.drain(..) {
+            driver.process.stop().await;
+        }
+    }
+
+    /// Starts one more process that drives sessions; `env` goes before the system's.
+    pub(crate) async fn add_driver(&mut self, env: &[(&str, &str)]) {
+        if self.mode == Mode::Embedded {
+            self.add_api(env).await
+        } else {
+            self.add_worker(env).await
+        };
+    }
+
     async fn serve(&mut self, role: Role, env: &[(&str, &str)]) -> Server {
         let mut process = self.launch(role).envs(env.iter().copied()).spawn();
         let origin = process.address().await;

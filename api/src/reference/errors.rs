@@ -246,12 +246,6 @@ const FIELDS: &[Row] = &[
         "Send a whole vCard, or `name` and `phone`.",
     ),
     (
-        "media_upload_failed",
-        "The file couldn't be uploaded to WhatsApp.",
-        "Its media server didn't answer. Nothing was sent; the message is tried again until it expires.",
-        "Nothing, unless it stays so: then check the network.",
-    ),
-    (
         "not_allowed",
         "The field doesn't belong here.",
         "Such as `caption` with a text, or `voice` with an image.",
@@ -412,6 +406,12 @@ const MESSAGES: &[Row] = &[
         "The file can't be reached just now.",
         "Its server doesn't answer in time, or asks to come later. It is tried again until the message expires.",
         "Nothing, unless it stays so: then check the address.",
+    ),
+    (
+        "media_upload_failed",
+        "The file couldn't be uploaded to WhatsApp.",
+        "Its media server didn't answer. Nothing was sent; the message is tried again until it expires.",
+        "Nothing, unless it stays so: then check the network.",
     ),
     (
         "no_acknowledgement",

@@ -75,25 +75,23 @@ pub(crate) async fn change(
 ) -> Result<Data<Session>, Problem> {
     let change = Change::read(body)?;
     let mut session = app.store.session(user, &name).await?.ok_or_else(absent)?;
+    // It has the worker connect wherever it says. Refused before anything else is changed.
+    if !staff && !matches!(change.proxy, Given::Absent) {
+        return Err(Problem::forbidden("Only an admin sets a session's proxy."));
+    }
     let pace = change.pace.map(|pace| pace.applied_to(session.pace, session.bridge));
     if let Some(pace) = pace.filter(|pace| *pace != session.pace) {
         session = app.store.set_pace(user, &name, &pace).await?.ok_or_else(absent)?;
         app.signals.publish(Signal::Session(session.id));
     }
-    match change.proxy {
-        Given::Absent => {}
-        // It has the worker connect wherever it says.
-        Given::Null | Given::Value(_) if !staff => {
-            return Err(Problem::forbidden("Only an admin sets a session's proxy."));
-        }
-        proxy => {
-            let proxy = match proxy {
-                Given::Value(proxy) => Some((proxy.seal(&app.vault, session.id), proxy.to_string())),
-                Given::Absent | Given::Null => None,
-            };
-            session = app.store.set_proxy(user, &name, proxy).await?.ok_or_else(absent)?;
-            app.signals.publish(Signal::Session(session.id));
-        }
+    let proxy = match change.proxy {
+        Given::Absent => None,
+        Given::Null => Some(None),
+        Given::Value(proxy) => Some(Some((proxy.seal(&app.vault, session.id), proxy.to_string()))),
+    };
+    if let Some(proxy) = proxy {
+        session = app.store.set_proxy(user, &name, proxy).await?.ok_or_else(absent)?;
+        app.signals.publish(Signal::Session(session.id));
     }
     if let Some(command) = change.command {
         session = app.store.command(user, &name, command).await?.ok_or_else(absent)?;

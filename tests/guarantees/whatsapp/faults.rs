@@ -81,17 +81,10 @@ async fn a_session_comes_back_without_a_code(mode: Mode) {
         assert!(account.logins() > logins);
     }
     // A new process has all that the last one knew.
-    let process = if mode == Mode::Embedded { &mut system.apis[0] } else { &mut system.workers[0] };
-    process.process.stop().await;
+    system.stop_drivers().await;
     account.wait_disconnected().await;
-    let client = if mode == Mode::Embedded {
-        system.apis.clear();
-        system.add_api(&[]).await;
-        system.client()
-    } else {
-        system.add_worker(&[]).await;
-        client
-    };
+    system.add_driver(&[]).await;
+    let client = system.client();
     client.wait_session("shop", SessionStatus::Connected, seconds(40)).await;
     let message = send(&client, "shop").await;
     client.wait_status(message.id, Status::Read, seconds(30)).await;

@@ -76,43 +76,21 @@ async fn another_secret_opens_nothing_and_destroys_nothing(mode: Mode) {
     let client = system.client();
     server.contact(JANE);
     client.link(&server, "shop", "15550005101").await;
-    let key = system.key().to_owned();
-    let stop = async |system: &mut System| match mode {
-        Mode::Embedded => {
-            system.apis[0].process.stop().await;
-            system.apis.clear();
-        }
-        Mode::Distributed => {
-            system.workers[0].process.stop().await;
-            system.workers.clear();
-        }
-    };
     let secret_file = system.data_dir().join("secret-key");
     let right = if mode == Mode::Embedded { Some(read(&secret_file)) } else { None };
-    stop(&mut system).await;
+    system.stop_drivers().await;
     let before = device_rows(&system).await;
     let wrong = [("SANASR_SECRET_KEY", "another secret of sufficient length, but wrong")];
-    let client = match mode {
-        Mode::Embedded => {
-            system.add_api(&wrong).await;
-            system.client().with_key(&key)
-        }
-        Mode::Distributed => {
-            system.add_worker(&wrong).await;
-            client
-        }
-    };
+    system.add_driver(&wrong).await;
+    let client = system.client();
     let session = client.wait_reason("shop", SessionStatus::Disconnected, "wrong_secret_key").await;
     assert!(session["advice"].as_str().is_some_and(|advice| advice.contains("SANASR_SECRET_KEY")), "{session}");
-    stop(&mut system).await;
+    system.stop_drivers().await;
     assert_eq!(device_rows(&system).await, before, "nothing was changed");
     if let Some(right) = right {
         assert_eq!(read(&secret_file), right);
     }
-    match mode {
-        Mode::Embedded => drop(system.add_api(&[]).await),
-        Mode::Distributed => drop(system.add_worker(&[]).await),
-    }
+    system.add_driver(&[]).await;
     let client = system.client();
     client.connect("shop").await;
     let message = client.send_any("shop", &format!("+{JANE}"), json!({ "type": "text", "text": "hello" })).await;
@@ -143,26 +121,13 @@ async fn damaged_state_is_said_and_hurts_nobody_else(mode: Mode) {
         let message = client.send_any(name, &format!("+{JANE}"), hello.clone()).await;
         client.wait_status(message.id, Status::Read, seconds(20)).await;
     }
-    let key = system.key().to_owned();
-    match mode {
-        Mode::Embedded => {
-            system.apis[0].process.stop().await;
-            system.apis.clear();
-        }
-        Mode::Distributed => {
-            system.workers[0].process.stop().await;
-            system.workers.clear();
-        }
-    }
+    system.stop_drivers().await;
     let of = "session_id = (SELECT id FROM sessions WHERE name = ";
     let cut = "UPDATE whatsapp_state SET value = substr(value, 1, 40) WHERE";
     alter(&system, format!("{cut} kind = 0 AND {of}'device')")).await;
     alter(&system, format!("{cut} kind <> 0 AND {of}'ratchets')")).await;
-    match mode {
-        Mode::Embedded => drop(system.add_api(&[]).await),
-        Mode::Distributed => drop(system.add_worker(&[]).await),
-    }
-    let client = system.client().with_key(&key);
+    system.add_driver(&[]).await;
+    let client = system.client();
     client.wait_reason("device", SessionStatus::Disconnected, "state_damaged").await;
     client.wait_session("whole", SessionStatus::Connected, seconds(30)).await;
     let lost = client.send_any("ratchets", &format!("+{JANE}"), hello.clone()).await;

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::bridge::lock;
 use crate::ids::SessionId;
 use crate::ports::bridge::SendRequest;
 use crate::recipient::Recipient;
@@ -41,10 +42,6 @@ struct Shown {
     hasher: RandomState,
     known: HashSet<u64>,
     order: VecDeque<u64>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl WhatsApp {

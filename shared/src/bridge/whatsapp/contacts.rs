@@ -4,13 +4,14 @@
 //! message to somebody new waits for its turn.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::state::{Kind, Result, State};
+use crate::bridge::lock;
 use crate::time::Time;
 
 /// How long an answer is believed: that somebody is on WhatsApp, and that they aren't.
@@ -60,7 +61,7 @@ impl Contacts {
 
     /// What is known of a number (digits).
     pub(super) async fn get(&self, number: &str) -> Result<Contact> {
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(number).cloned();
+        let remembered = lock(&self.remembered).get(number).cloned();
         match remembered {
             Some(contact) => Ok(contact),
             None => {
@@ -85,7 +86,7 @@ impl Contacts {
     }
 
     fn remember(&self, number: &str, contact: Contact) {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = lock(&self.remembered);
         if remembered.len() >= REMEMBERED_MAX {
             remembered.clear(); // they are all in the store
         }
@@ -94,7 +95,7 @@ impl Contacts {
 
     /// How long a first message to somebody must wait, at so many a minute.
     pub(super) fn wait(&self, number: &str, per_minute: u32, now: Instant) -> Duration {
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner).wait(number, per_minute, now)
+        lock(&self.turns).wait(number, per_minute, now)
     }
 }
 

@@ -18,11 +18,12 @@ use super::link::Shared;
 use super::net::{Net, Trouble, Way};
 use super::receipts::of_member;
 use super::state::{Kind, StateError};
-use crate::message::Status;
+use crate::message::{MAX_LIFE, Status};
 use crate::ports::bridge::{BridgeEvent, LinkRequest};
+use crate::ports::devices::DeviceRange;
 use crate::ports::store::Receipt;
 use crate::proxy::Proxy;
-use crate::time::Time;
+use crate::time::{Time, millis};
 
 /// How often new codes are asked for when all have run out unused: some three minutes each.
 const CODE_ROUNDS: u32 = 3;
@@ -174,6 +175,11 @@ impl Driver {
                 Ok(_) => {
                     if let Err(error) = self.shared.postbox.load(&self.shared.state).await {
                         tracing::debug!(session = %self.request.session, %error, "kept receipts couldn't be read");
+                    }
+                    // Members who never read a message must not keep its receipts for ever.
+                    let old = Time(Time::now().0 - millis(MAX_LIFE));
+                    if let Err(error) = self.shared.state.clear(Kind::GroupReceipts, DeviceRange::Before(old)).await {
+                        tracing::debug!(session = %self.request.session, %error, "old receipts couldn't be removed");
                     }
                     return None;
                 }

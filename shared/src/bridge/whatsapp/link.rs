@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +16,7 @@ use super::contacts::Contacts;
 use super::receipts::{Group, Postbox};
 use super::state::{Kind, State, StateError};
 use super::{content, refusal};
+use crate::bridge::lock;
 use crate::lifecycle::jitter;
 use crate::message::{Hold, MessageError, MessageType};
 use crate::ports::bridge::{Attempt, Link, Owner, SendRequest};
@@ -274,6 +275,10 @@ impl Shared {
             }
             _ => unsent("whatsapp_unavailable", "the group's members couldn't be found out"),
         })?;
+        // Sent again, what is known of an earlier attempt's receipts stays.
+        if self.state.any(Kind::GroupReceipts, whatsapp_id).await.map_err(state_failed)? {
+            return Ok(());
+        }
         let own: Vec<_> = client.pn().into_iter().chain(client.lid()).map(|jid| jid.user).collect();
         let members = info.participants.iter().map(|jid| jid.user.clone()).filter(|user| !own.contains(user));
         let group = Group::new(members.map(|user| user.to_string()));
@@ -349,10 +354,6 @@ impl Drop for Waiting<'_> {
             self.shared.suspect();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How an attempt ended that the client gave up. Only what may have reached the socket is in doubt.

@@ -16,7 +16,7 @@ mod state;
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, mpsc};
@@ -26,6 +26,7 @@ use self::driver::Driver;
 use self::link::{Shared, WhatsappLink};
 use self::net::Net;
 use self::state::State;
+use super::lock;
 use crate::ids::SessionId;
 use crate::ports::bridge::{Bridge, BridgeEvent, Link, LinkRequest};
 use crate::ports::store::Store;
@@ -64,7 +65,7 @@ impl Whatsapp {
 
     /// The device's own lock. Those of devices that nobody uses are forgotten.
     fn device(&self, session: SessionId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut devices = lock(&self.devices);
         devices.retain(|_, device| Arc::strong_count(device) > 1);
         Arc::clone(devices.entry(session).or_default())
     }

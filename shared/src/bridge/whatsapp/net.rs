@@ -1,7 +1,7 @@
 //! How a session reaches WhatsApp: the socket and the uploads, both past one gate that closes with the worker's lease.
 
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +22,7 @@ use wacore::net::{
 use whatsapp_rust::anyhow::{Context, Result, anyhow};
 use whatsapp_rust::{async_channel, transport};
 
+use crate::bridge::lock;
 use crate::ports::bridge::Owner;
 use crate::proxy::Proxy;
 
@@ -81,12 +82,12 @@ pub(super) struct Trouble(Arc<Mutex<Option<&'static str>>>);
 
 impl Trouble {
     fn set(&self, reason: Option<&'static str>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        *lock(&self.0) = reason;
     }
 
     /// What it was, if connecting failed last.
     pub(super) fn reason(&self) -> Option<&'static str> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0)
     }
 }
 

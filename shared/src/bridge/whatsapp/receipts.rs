@@ -5,7 +5,7 @@
 //! are stored loses some, and then a status stays behind what happened, never ahead of it.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::state::{Kind, Result, State};
+use crate::bridge::lock;
 use crate::message::Status;
 use crate::ports::bridge::{BridgeEvent, Receipts};
 use crate::ports::store::Receipt;
@@ -42,11 +43,11 @@ struct Kept {
 
 impl Postbox {
     fn take(&self) -> Vec<Receipt> {
-        std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.mail))
     }
 
     fn keep(&self, receipts: impl IntoIterator<Item = Receipt>) {
-        let mut kept = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.mail);
         kept.extend(receipts);
         let surplus = kept.len().saturating_sub(KEPT_MAX);
         kept.drain(..surplus);
