@@ -7,19 +7,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sanasr_shared::bridge::whatsapp::Whatsapp;
-use sanasr_shared::conformance::bridge::BridgeWorld;
+use sanasr_shared::conformance::bridge::{BridgeWorld, link_request, text};
 use sanasr_shared::ids::{SessionId, UserId, WorkerId};
-use sanasr_shared::ports::bridge::{Bridge, BridgeEvent, Link, Owner};
+use sanasr_shared::message::Status;
+use sanasr_shared::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, Owner};
 use sanasr_shared::ports::store::{Pairing, SessionCommand, SessionReport, Store};
 use sanasr_shared::recipient::Recipient;
 use sanasr_shared::secret::SecretKey;
 use sanasr_shared::session::{BridgeKind, SessionStatus};
 use sanasr_shared::store::sqlite;
 use sanasr_shared::user::NewUser;
-use tokio::sync::OnceCell;
-use whatsapp_test_server::{Account, Server};
+use tokio::sync::{OnceCell, mpsc};
+use tokio::time::timeout;
+use whatsapp_test_server::{Account, Behaviour, Server};
 
+use crate::harness::eventually;
 use crate::harness::folder::Folder;
+use crate::harness::wait::seconds;
 
 /// A store whose sessions one worker owns, and phones that link whatever they see.
 struct World {
@@ -131,6 +135,47 @@ impl BridgeWorld for World {
             SessionReport { pairing: Some(Pairing::Unlinked), ..SessionReport::new(SessionStatus::LoggedOut) };
         let Kept { store, worker, .. } = self.kept();
         assert!(store.report(*worker, session, &unlinked).await.expect("a report"));
+    }
+}
+
+/// A receipt that WhatsApp won't give again counts, though the session ended before anybody heard it.
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_receipts_outlive_the_connection() {
+    let world = World::new().start().await;
+    let (bridge, session) = (world.bridge(), world.session().await);
+    let jane = world.reader(1);
+    world.server().on_send(&jane.as_str()[1..], Behaviour::HoldReceipts);
+    let message = text(jane, 1);
+    let open = async |sender| {
+        let request = LinkRequest { owner: world.owner(session).await, ..link_request(session) };
+        bridge.open(request, sender).await
+    };
+    {
+        // Whoever tells events waits once nobody takes them: that is how those of WhatsApp stay unheard here.
+        let (sender, mut events) = mpsc::channel(1);
+        let link = open(sender).await;
+        while !world.accounts.lock().expect("sane").contains_key(&session) {
+            world.look(session, &events.recv().await.expect("an event")).await;
+        }
+        while !matches!(events.recv().await.expect("an event"), BridgeEvent::Paired { .. }) {}
+        let account = world.accounts.lock().expect("sane")[&session].clone();
+        eventually(seconds(20), "it is sent", async || (link.send(&message).await == Attempt::Sent).then_some(()))
+            .await;
+        let logins = account.logins();
+        account.drop_socket();
+        eventually(seconds(20), "it is back", async || (account.logins() > logins).then_some(())).await;
+        account.release_receipts();
+        eventually(seconds(20), "all is acknowledged", async || (account.unsettled() == 0).then_some(())).await;
+        link.disconnect().await;
+    }
+    let (sender, mut events) = mpsc::channel(64);
+    let _link = open(sender).await;
+    let mut read = false;
+    while !read {
+        let event = timeout(seconds(20), events.recv()).await.expect("its receipts come").expect("the link lives");
+        if let BridgeEvent::Receipts(batch) = event {
+            read = batch.receipts.iter().any(|r| r.whatsapp_id == message.whatsapp_id && r.status == Status::Read);
+        }
     }
 }
 

@@ -191,8 +191,7 @@ async fn refusals_say_what_was_refused(mode: Mode) {
         (client.message(held.id).await.blocked_by == Some(BlockedBy::Restricted)).then_some(())
     })
     .await;
-    let session: Value = client.get("/sessions/shop").await.expect(200).data();
-    assert_eq!((&session["status"], &session["blocked_reason"]), (&json!("connected"), &json!("restricted")));
+    client.wait_reason("shop", SessionStatus::Connected, "restricted").await;
     let sent = account.wire().len();
     let (other, hello) = text(12);
     server.contact(&other[1..]);

@@ -139,7 +139,7 @@ impl Driver {
                 }
             };
             let client = handle.client();
-            let end = Life {
+            let mut life = Life {
                 driver: self,
                 client: &client,
                 events,
@@ -147,9 +147,8 @@ impl Driver {
                 down_since: Some(Instant::now()),
                 told: None,
                 number: self.request.paired.clone(),
-            }
-            .follow()
-            .await;
+            };
+            let end = life.follow().await;
             self.shared.connected(None);
             if self.shared.unlink.load(Ordering::Acquire) {
                 // Unheard, it would stay in the phone's list of devices.
@@ -159,6 +158,7 @@ impl Driver {
                 client.logout().await;
             }
             handle.shutdown().await;
+            life.hear_the_rest().await;
             match end {
                 End::CodesRanOut => rounds += 1,
                 End::Anew => {}
@@ -252,7 +252,7 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    async fn follow(mut self) -> End {
+    async fn follow(&mut self) -> End {
         let mut code_ends: Option<Instant> = None;
         loop {
             let watch = self.down_since.map(|since| (since + TOLD_AFTER).max(Instant::now() + Duration::from_secs(1)));
@@ -279,6 +279,18 @@ impl Life<'_> {
                     }
                     self.watch().await;
                 }
+            }
+        }
+    }
+
+    /// Hears what was still to be heard when it ended. WhatsApp won't tell it again: the client acknowledges once it has handed
+    /// an event over.
+    async fn hear_the_rest(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            match &*event {
+                Event::Receipt(receipt) => self.receipt(receipt).await,
+                Event::Messages(batch) => self.messages(batch).await,
+                _ => {}
             }
         }
     }
@@ -382,13 +394,7 @@ impl Life<'_> {
                 driver.shared.acknowledged(&ack.id, ack.error.clone());
             }
             Event::Receipt(receipt) => self.receipt(receipt).await,
-            Event::Messages(batch) => {
-                for message in batch {
-                    if !message.info.source.is_from_me && !message.info.source.is_group {
-                        self.wrote(&message.info.source.sender, message.info.source.sender_alt.as_ref()).await;
-                    }
-                }
-            }
+            Event::Messages(batch) => self.messages(batch).await,
             _ => {}
         }
         None
@@ -445,6 +451,15 @@ impl Life<'_> {
             }
         }
         shared.postbox.put(news);
+    }
+
+    /// Messages have come.
+    async fn messages(&self, batch: &wacore::types::events::MessageBatch) {
+        for message in batch {
+            if !message.info.source.is_from_me && !message.info.source.is_group {
+                self.wrote(&message.info.source.sender, message.info.source.sender_alt.as_ref()).await;
+            }
+        }
     }
 
     /// Somebody has written to us.
