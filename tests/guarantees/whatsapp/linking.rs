@@ -102,3 +102,31 @@ async fn what_keeps_a_phone_from_being_linked_is_said(mode: Mode) {
     server.scan(&code, "15550001101").await.expect("the phone takes the code");
     client.wait_session("forged", SessionStatus::Connected, seconds(20)).await;
 }
+
+/// Whoever sees that a session has ended connects it again at once. Nothing that ended it may be written after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_is_written_as_one() {
+    let (system, server) = start(Mode::Distributed).await;
+    let client = system.client();
+    let (ended, halted) = (SessionStatus::LoggedOut as i16, SessionStatus::Disconnected as i16);
+    let half = format!(
+        "CREATE FUNCTION half() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF EXISTS (SELECT FROM sessions WHERE id = NEW.id AND (status = {ended} AND paired OR status = {halted} AND wanted))
+            THEN RAISE 'half an end'; END IF; RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER half AFTER UPDATE ON sessions DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION half()"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(half)).execute(&system.database().await).await.expect("a trigger");
+    let account = client.link(&server, "shop", "15550001201").await;
+    account.replace();
+    client.wait_reason("shop", SessionStatus::Disconnected, "replaced").await;
+    client.connect("shop").await;
+    account.log_out();
+    client.wait_session("shop", SessionStatus::LoggedOut, seconds(20)).await;
+    let code = client.qr_code("shop").await;
+    server.scan(&code, "15550001202").await.expect("the phone takes the code");
+    client.wait_session("shop", SessionStatus::Connected, seconds(20)).await;
+    client.post("/sessions/shop/logout", &json!({})).await.expect(200);
+    client.wait_session("shop", SessionStatus::LoggedOut, seconds(20)).await;
+    client.qr_code("shop").await;
+}

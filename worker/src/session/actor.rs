@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sanasr_shared::lifecycle::Backoff;
 use sanasr_shared::ports::bridge::{Bridge, BridgeEvent, Link, LinkRequest};
 use sanasr_shared::ports::queue::Doorbell;
-use sanasr_shared::ports::store::{OwnedSession, Pairing, PullRequest, Pulled, StoreError};
+use sanasr_shared::ports::store::{OwnedSession, PullRequest, Pulled, StoreError};
 use sanasr_shared::session::{Pace, SessionStatus};
 use sanasr_shared::time::Time;
 use tokio::sync::{mpsc, watch};
@@ -234,10 +234,7 @@ impl<'a> Actor<'a> {
             Some(BridgeEvent::Connecting) => self.board.show(SessionStatus::Connecting, None),
             Some(BridgeEvent::QrCode { code, expires_at }) => self.board.show_qr(code, expires_at),
             Some(BridgeEvent::PairCode { code, expires_at }) => self.board.show_pair_code(code, expires_at),
-            Some(BridgeEvent::Paired { phone_number }) => {
-                self.board.show(SessionStatus::Connecting, None);
-                self.board.pair(Pairing::Paired(phone_number));
-            }
+            Some(BridgeEvent::Paired { phone_number }) => self.board.pair(phone_number),
             Some(BridgeEvent::Connected) => {
                 self.reopen.reset();
                 self.puller.look_again();
@@ -257,8 +254,7 @@ impl<'a> Actor<'a> {
             Some(BridgeEvent::LoggedOut { reason }) => {
                 self.connection = None;
                 self.ended = true;
-                self.board.show(SessionStatus::LoggedOut, Some(reason));
-                self.board.pair(Pairing::Unlinked);
+                self.board.unlink(Some(reason));
             }
             None => {
                 tracing::warn!(session = %self.session.id, name = self.session.name, "the bridge gave the session up; opening it again");
@@ -285,8 +281,7 @@ impl<'a> Actor<'a> {
             tracing::warn!(session = %self.session.id, name = self.session.name, "unlinking took too long; forgotten on this side only");
         }
         self.connection = None;
-        self.board.show(SessionStatus::LoggedOut, None);
-        self.board.pair(Pairing::Unlinked);
+        self.board.unlink(None);
     }
 
     // ---- What the user wants ----

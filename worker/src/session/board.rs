@@ -1,10 +1,9 @@
 //! What a session says of itself in the store: its status and why, its QR code, its pairing.
 //!
-//! One write at a time; of what changes meanwhile only the last is written, but for changes of the pairing, none of which
-//! is left out. A session counts as connected here only once the store says so, too: before that the store lets nobody
-//! claim its messages.
+//! One write at a time; of what changes meanwhile only the last is written. What belongs together is in one write: whoever
+//! sees that a session has ended may connect it again at once, and a later write would undo that. A session counts as
+//! connected here only once the store says so, too: before that the store lets nobody claim its messages.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sanasr_shared::ids::SessionId;
@@ -28,6 +27,18 @@ pub(crate) struct Board {
     life: Arc<Life>,
     session: SessionId,
     name: String,
+    shown: Shown,
+    restricted_until: Option<Instant>,
+    /// The pairing as it is now, if it has changed.
+    pairing: Option<Pairing>,
+    dirty: bool,
+    written: Option<SessionStatus>,
+    writing: Slot<Option<(SessionStatus, bool)>>,
+}
+
+/// What the session is doing, and why.
+#[derive(PartialEq)]
+struct Shown {
     status: SessionStatus,
     reason: Option<String>,
     /// When a ban ends.
@@ -36,27 +47,24 @@ pub(crate) struct Board {
     halted: bool,
     qr: Option<(String, Time)>,
     pair_code: Option<(String, Time)>,
-    restricted_until: Option<Instant>,
-    pairings: VecDeque<Pairing>,
-    dirty: bool,
-    written: Option<SessionStatus>,
-    writing: Slot<Option<(SessionStatus, bool)>>,
+}
+
+impl Shown {
+    fn new(status: SessionStatus, reason: Option<String>) -> Self {
+        let reason = reason.map(|r| r.chars().filter(|c| !c.is_control()).take(REASON_MAX).collect());
+        Self { status, reason, until: None, halted: false, qr: None, pair_code: None }
+    }
 }
 
 impl Board {
-    pub(crate) const fn new(life: Arc<Life>, session: SessionId, name: String, stored: SessionStatus) -> Self {
+    pub(crate) fn new(life: Arc<Life>, session: SessionId, name: String, stored: SessionStatus) -> Self {
         Self {
             life,
             session,
             name,
-            status: stored,
-            reason: None,
-            until: None,
-            halted: false,
-            qr: None,
-            pair_code: None,
+            shown: Shown::new(stored, None),
             restricted_until: None,
-            pairings: VecDeque::new(),
+            pairing: None,
             dirty: false,
             written: None,
             writing: Slot::empty(),
@@ -65,61 +73,49 @@ impl Board {
 
     /// What the session is doing now, and why.
     pub(crate) fn show(&mut self, status: SessionStatus, reason: Option<String>) {
-        let reason = reason.map(|r| r.chars().filter(|c| !c.is_control()).take(REASON_MAX).collect::<String>());
-        if status != self.status {
-            let next = advice(status, reason.as_deref());
-            tracing::info!(session = %self.session, name = self.name, status = status.as_str(), reason, next, "session");
-        }
-        let changed = (status, &reason) != (self.status, &self.reason) || self.until.is_some() || self.halted;
-        self.dirty |= changed || self.is_pairing() || self.written.is_none();
-        self.until = None;
-        self.halted = false;
-        self.status = status;
-        self.reason = reason;
-        self.qr = None;
-        self.pair_code = None;
-        self.write();
+        self.tell(Shown::new(status, reason));
     }
 
     /// It doesn't go on until its user connects it again.
     pub(crate) fn halt(&mut self, reason: String) {
-        self.show(SessionStatus::Disconnected, Some(reason));
-        self.halted = true;
-        self.dirty = true;
-        self.write();
+        self.tell(Shown { halted: true, ..Shown::new(SessionStatus::Disconnected, Some(reason)) });
     }
 
     /// It doesn't go on before that time.
     pub(crate) fn ban(&mut self, reason: String, until: Time) {
-        self.show(SessionStatus::Banned, Some(reason));
-        self.until = Some(until);
-        self.dirty = true;
-        self.write();
-    }
-
-    const fn is_pairing(&self) -> bool {
-        self.qr.is_some() || self.pair_code.is_some()
+        self.tell(Shown { until: Some(until), ..Shown::new(SessionStatus::Banned, Some(reason)) });
     }
 
     /// A QR code waits to be scanned.
     pub(crate) fn show_qr(&mut self, code: String, expires_at: Time) {
-        self.show(SessionStatus::WaitingForScan, None);
-        self.qr = Some((code, expires_at));
-        self.dirty = true;
-        self.write();
+        self.tell(Shown { qr: Some((code, expires_at)), ..Shown::new(SessionStatus::WaitingForScan, None) });
     }
 
     /// A code waits to be typed on the phone.
     pub(crate) fn show_pair_code(&mut self, code: String, expires_at: Time) {
-        self.show(SessionStatus::WaitingForScan, None);
-        self.pair_code = Some((code, expires_at));
-        self.dirty = true;
-        self.write();
+        self.tell(Shown { pair_code: Some((code, expires_at)), ..Shown::new(SessionStatus::WaitingForScan, None) });
     }
 
-    /// The session's pairing has changed.
-    pub(crate) fn pair(&mut self, pairing: Pairing) {
-        self.pairings.push_back(pairing);
+    /// It is paired with this phone number, and connects.
+    pub(crate) fn pair(&mut self, number: String) {
+        self.pairing = Some(Pairing::Paired(number));
+        self.show(SessionStatus::Connecting, None);
+    }
+
+    /// Its pairing is over.
+    pub(crate) fn unlink(&mut self, reason: Option<String>) {
+        self.pairing = Some(Pairing::Unlinked);
+        self.show(SessionStatus::LoggedOut, reason);
+    }
+
+    fn tell(&mut self, shown: Shown) {
+        let Shown { status, reason, .. } = &shown;
+        if *status != self.shown.status {
+            let next = advice(*status, reason.as_deref());
+            tracing::info!(session = %self.session, name = self.name, status = status.as_str(), reason, next, "session");
+        }
+        self.dirty |= shown != self.shown || self.written.is_none();
+        self.shown = shown;
         self.write();
     }
 
@@ -149,17 +145,17 @@ impl Board {
 
     /// What it shows.
     pub(crate) const fn status(&self) -> SessionStatus {
-        self.status
+        self.shown.status
     }
 
     /// Connected, and the store knows.
     pub(crate) fn is_live(&self) -> bool {
-        self.status == SessionStatus::Connected && self.written == Some(SessionStatus::Connected)
+        self.shown.status == SessionStatus::Connected && self.written == Some(SessionStatus::Connected)
     }
 
     /// Whether all is written.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.dirty && self.pairings.is_empty() && self.writing.is_free()
+        !self.dirty && self.pairing.is_none() && self.writing.is_free()
     }
 
     /// Waits for the write under way and begins the next one. `false` if the session isn't ours any more. Cancel-safe.
@@ -171,19 +167,20 @@ impl Board {
     }
 
     fn write(&mut self) {
-        if !self.writing.is_free() || (!self.dirty && self.pairings.is_empty()) {
+        if !self.writing.is_free() || (!self.dirty && self.pairing.is_none()) {
             return;
         }
         self.dirty = false;
-        let restricted = self.status == SessionStatus::Connected && self.restricted_until.is_some();
+        let shown = &self.shown;
+        let restricted = shown.status == SessionStatus::Connected && self.restricted_until.is_some();
         let report = SessionReport {
-            status: self.status,
-            blocked_reason: if restricted { Some(RESTRICTED.to_owned()) } else { self.reason.clone() },
-            blocked_until: self.until,
-            halted: self.halted,
-            qr: self.qr.clone(),
-            pair_code: self.pair_code.clone(),
-            pairing: self.pairings.pop_front(),
+            status: shown.status,
+            blocked_reason: if restricted { Some(RESTRICTED.to_owned()) } else { shown.reason.clone() },
+            blocked_until: shown.until,
+            halted: shown.halted,
+            qr: shown.qr.clone(),
+            pair_code: shown.pair_code.clone(),
+            pairing: self.pairing.take(),
         };
         let (life, session) = (Arc::clone(&self.life), self.session);
         self.writing.put(async move {
