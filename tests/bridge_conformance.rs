@@ -10,7 +10,7 @@ use sanasr_shared::bridge::whatsapp::Whatsapp;
 use sanasr_shared::conformance::bridge::{BridgeWorld, link_request, text};
 use sanasr_shared::ids::{SessionId, UserId, WorkerId};
 use sanasr_shared::message::Status;
-use sanasr_shared::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, Owner};
+use sanasr_shared::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, Owner, Receipts};
 use sanasr_shared::ports::store::{Pairing, SessionCommand, SessionReport, Store};
 use sanasr_shared::recipient::Recipient;
 use sanasr_shared::secret::SecretKey;
@@ -138,45 +138,81 @@ impl BridgeWorld for World {
     }
 }
 
+async fn open(world: &World, session: SessionId, sender: mpsc::Sender<BridgeEvent>) -> Arc<dyn Link> {
+    let request = LinkRequest { owner: world.owner(session).await, ..link_request(session) };
+    world.bridge().open(request, sender).await
+}
+
+/// Links a phone, and takes no event after that it is.
+async fn link_phone(world: &World, session: SessionId, events: &mut mpsc::Receiver<BridgeEvent>) -> Account {
+    loop {
+        let event = next(events).await;
+        if matches!(event, BridgeEvent::Paired { .. }) {
+            break;
+        }
+        world.look(session, &event).await;
+    }
+    world.accounts.lock().expect("sane")[&session].clone()
+}
+
 /// A receipt that WhatsApp won't give again counts, though the session ended before anybody heard it.
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_receipts_outlive_the_connection() {
     let world = World::new().start().await;
-    let (bridge, session) = (world.bridge(), world.session().await);
+    let session = world.session().await;
     let jane = world.reader(1);
     world.server().on_send(&jane.as_str()[1..], Behaviour::HoldReceipts);
     let message = text(jane, 1);
-    let open = async |sender| {
-        let request = LinkRequest { owner: world.owner(session).await, ..link_request(session) };
-        bridge.open(request, sender).await
-    };
-    {
-        // Whoever tells events waits once nobody takes them: that is how those of WhatsApp stay unheard here.
-        let (sender, mut events) = mpsc::channel(1);
-        let link = open(sender).await;
-        while !world.accounts.lock().expect("sane").contains_key(&session) {
-            world.look(session, &events.recv().await.expect("an event")).await;
-        }
-        while !matches!(events.recv().await.expect("an event"), BridgeEvent::Paired { .. }) {}
-        let account = world.accounts.lock().expect("sane")[&session].clone();
-        eventually(seconds(20), "it is sent", async || (link.send(&message).await == Attempt::Sent).then_some(()))
-            .await;
-        let logins = account.logins();
-        account.drop_socket();
-        eventually(seconds(20), "it is back", async || (account.logins() > logins).then_some(())).await;
-        account.release_receipts();
-        eventually(seconds(20), "all is acknowledged", async || (account.unsettled() == 0).then_some(())).await;
-        link.disconnect().await;
-    }
+    // Whoever tells events waits once nobody takes them: that is how those of WhatsApp stay unheard here.
+    let (sender, mut events) = mpsc::channel(1);
+    let link = open(&world, session, sender).await;
+    let account = link_phone(&world, session, &mut events).await;
+    eventually(seconds(20), "it is sent", async || (link.send(&message).await == Attempt::Sent).then_some(())).await;
+    let logins = account.logins();
+    account.drop_socket();
+    eventually(seconds(20), "it is back", async || (account.logins() > logins).then_some(())).await;
+    account.release_receipts();
+    eventually(seconds(20), "all is acknowledged", async || (account.unsettled() == 0).then_some(())).await;
+    link.disconnect().await;
+    comes_read(&world, session, &message.whatsapp_id).await;
+}
+
+/// A receipt that somebody is to take counts, though WhatsApp ended the session meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_in_hand_outlive_the_session() {
+    let world = World::new().start().await;
+    let session = world.session().await;
+    let message = text(world.reader(1), 1);
     let (sender, mut events) = mpsc::channel(64);
-    let _link = open(sender).await;
-    let mut read = false;
-    while !read {
-        let event = timeout(seconds(20), events.recv()).await.expect("its receipts come").expect("the link lives");
-        if let BridgeEvent::Receipts(batch) = event {
-            read = batch.receipts.iter().any(|r| r.whatsapp_id == message.whatsapp_id && r.status == Status::Read);
+    let link = open(&world, session, sender).await;
+    let account = link_phone(&world, session, &mut events).await;
+    eventually(seconds(20), "it is sent", async || (link.send(&message).await == Attempt::Sent).then_some(())).await;
+    let in_hand = loop {
+        match next(&mut events).await {
+            BridgeEvent::Receipts(batch) if is_read(&batch, &message.whatsapp_id) => break batch,
+            _ => {}
         }
-    }
+    };
+    eventually(seconds(20), "all is acknowledged", async || (account.unsettled() == 0).then_some(())).await;
+    account.replace();
+    while !matches!(next(&mut events).await, BridgeEvent::Halted { .. }) {}
+    drop((link, events, in_hand));
+    comes_read(&world, session, &message.whatsapp_id).await;
+}
+
+async fn next(events: &mut mpsc::Receiver<BridgeEvent>) -> BridgeEvent {
+    timeout(seconds(20), events.recv()).await.expect("an event comes in time").expect("the link lives")
+}
+
+fn is_read(batch: &Receipts, whatsapp_id: &str) -> bool {
+    batch.receipts.iter().any(|receipt| receipt.whatsapp_id == whatsapp_id && receipt.status == Status::Read)
+}
+
+/// The session's next link tells that a message is read.
+async fn comes_read(world: &World, session: SessionId, whatsapp_id: &str) {
+    let (sender, mut events) = mpsc::channel(64);
+    let _link = open(world, session, sender).await;
+    while !matches!(next(&mut events).await, BridgeEvent::Receipts(batch) if is_read(&batch, whatsapp_id)) {}
 }
 
 mod whatsapp {

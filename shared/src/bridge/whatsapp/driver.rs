@@ -83,7 +83,7 @@ impl EventHandler for Ear {
 }
 
 /// How a client's life ended.
-enum End {
+pub(super) enum End {
     /// With this event; nothing more is tried.
     Told(BridgeEvent),
     /// All codes ran out.
@@ -105,11 +105,22 @@ pub(super) struct Driver {
 
 impl Driver {
     /// Runs until the link closes or the session can't go on.
-    pub(super) async fn run(self) {
-        if let End::Told(event) = self.drive().await {
+    pub(super) async fn run(&self) -> End {
+        let end = self.drive().await;
+        self.shared.connected(None);
+        end
+    }
+
+    /// Whether the device isn't linked any more.
+    pub(super) fn is_unlinked(&self, end: &End) -> bool {
+        matches!(end, End::Told(BridgeEvent::LoggedOut { .. })) || self.shared.unlink.load(Ordering::Acquire)
+    }
+
+    /// Says why the session can't go on. Whoever hears it may open the session again at once.
+    pub(super) async fn tell(self, end: End) {
+        if let End::Told(event) = end {
             self.emit(event).await;
         }
-        self.shared.connected(None);
     }
 
     async fn drive(&self) -> End {

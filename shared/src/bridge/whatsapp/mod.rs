@@ -15,7 +15,6 @@ mod refusal;
 mod state;
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -95,26 +94,22 @@ impl Bridge for Whatsapp {
         tokio::spawn(async move {
             let _closed = shared.closed.clone().drop_guard();
             let _device = device.lock_owned().await;
-            // The receipts' delivery ends with the driver, and with it the last of the events' senders.
-            let ended = CancellationToken::new();
-            let stop = closing.clone();
-            let deliver = async {
-                tokio::select! {
-                    () = shared.postbox.deliver(events, stop) => {}
-                    () = ended.cancelled() => {}
-                }
-            };
+            // The receipts' delivery ends with the driver, and with it the last of the events' senders. It is asked to: it may
+            // have receipts in hand that nobody has taken.
+            let ended = closing.child_token();
             let drive = async {
-                driver.run().await;
+                let end = driver.run().await;
                 ended.cancel();
+                end
             };
-            tokio::join!(drive, deliver);
+            let (end, ()) = tokio::join!(drive, shared.postbox.deliver(events, ended.clone()));
             // Whoever logged out has nothing left to keep, and whose state can't be written has lost it to another worker.
-            if !shared.unlink.load(Ordering::Acquire)
+            if !driver.is_unlinked(&end)
                 && let Err(error) = shared.postbox.save(&shared.state).await
             {
                 tracing::debug!(%session, %error, "receipts that nobody took couldn't be kept");
             }
+            driver.tell(end).await;
         });
         link
     }
