@@ -304,7 +304,7 @@ async fn a_file_on_its_way_is_let_go_when_the_worker_stops() {
     message.content = Content { media: Some(Media { url: Some(url), ..Media::default() }), ..Content::default() };
     let id = world.accept(vec![message]).await[0];
     let fetching = tokio::time::timeout(Duration::from_secs(10), silent.accept()).await;
-    fetching.expect("it is fetched in time").expect("a connection");
+    let _silent = fetching.expect("it is fetched in time").expect("a connection"); // closed, it would be an answer
     running.stop().await;
     let message = world.get(id).await;
     assert_eq!((message.status, message.attempts, world.seen().len()), (Status::Accepted, 0, 0), "as if never claimed");
