@@ -104,13 +104,6 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Runs until the link closes or the session can't go on.
-    pub(super) async fn run(&self) -> End {
-        let end = self.drive().await;
-        self.shared.connected(None);
-        end
-    }
-
     /// Whether the device isn't linked any more.
     pub(super) fn is_unlinked(&self, end: &End) -> bool {
         matches!(end, End::Told(BridgeEvent::LoggedOut { .. })) || self.shared.unlink.load(Ordering::Acquire)
@@ -123,7 +116,8 @@ impl Driver {
         }
     }
 
-    async fn drive(&self) -> End {
+    /// Runs until the link closes or the session can't go on.
+    pub(super) async fn run(&self) -> End {
         if self.shared.closing.is_cancelled() && !self.shared.unlink.load(Ordering::Acquire) {
             return End::Closed; // before its turn came
         }
@@ -298,11 +292,7 @@ impl Life<'_> {
     /// an event over.
     async fn hear_the_rest(&mut self) {
         while let Ok(event) = self.events.try_recv() {
-            match &*event {
-                Event::Receipt(receipt) => self.receipt(receipt).await,
-                Event::Messages(batch) => self.messages(batch).await,
-                _ => {}
-            }
+            self.hear_others(&event).await;
         }
     }
 
@@ -404,11 +394,24 @@ impl Life<'_> {
             Event::ServerAck(ack) if ack.class.as_deref() == Some("message") => {
                 driver.shared.acknowledged(&ack.id, ack.error.clone());
             }
-            Event::Receipt(receipt) => self.receipt(receipt).await,
-            Event::Messages(batch) => self.messages(batch).await,
-            _ => {}
+            event => self.hear_others(event).await,
         }
         None
+    }
+
+    /// What other people have sent.
+    async fn hear_others(&self, event: &Event) {
+        match event {
+            Event::Receipt(receipt) => self.receipt(receipt).await,
+            Event::Messages(batch) => {
+                for message in batch {
+                    if !message.info.source.is_from_me && !message.info.source.is_group {
+                        self.wrote(&message.info.source.sender, message.info.source.sender_alt.as_ref()).await;
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     fn ask_for_code(&self, phone: &str) {
@@ -462,15 +465,6 @@ impl Life<'_> {
             }
         }
         shared.postbox.put(news);
-    }
-
-    /// Messages have come.
-    async fn messages(&self, batch: &wacore::types::events::MessageBatch) {
-        for message in batch {
-            if !message.info.source.is_from_me && !message.info.source.is_group {
-                self.wrote(&message.info.source.sender, message.info.source.sender_alt.as_ref()).await;
-            }
-        }
     }
 
     /// Somebody has written to us.

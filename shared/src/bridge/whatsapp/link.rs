@@ -206,7 +206,7 @@ impl Shared {
         let message = content::message(request, &me, uploaded)
             .map_err(|detail| Attempt::Permanent(MessageError::new(MessageError::INTERNAL, detail, false)))?;
         if to.is_group() {
-            self.note_members(client, &to, &request.whatsapp_id).await?;
+            self.note_members(client, &to, request).await?;
         }
         self.type_for(client, &to, request).await;
         Ok(Prepared { to, person, message })
@@ -267,7 +267,7 @@ impl Shared {
     }
 
     /// Notes who must have a message to a group until it counts as delivered.
-    async fn note_members(&self, client: &Arc<Client>, group: &Jid, whatsapp_id: &str) -> Result<(), Attempt> {
+    async fn note_members(&self, client: &Arc<Client>, group: &Jid, request: &SendRequest) -> Result<(), Attempt> {
         let info = client.groups().query_info(group).await.map_err(|error| match error.server_rejection() {
             Some(rejection) if matches!(rejection.code, 401 | 403 | 404) => {
                 let detail = "This account isn't in the group, or there is no such group.";
@@ -276,7 +276,8 @@ impl Shared {
             _ => unsent("whatsapp_unavailable", "the group's members couldn't be found out"),
         })?;
         // Sent again, what is known of an earlier attempt's receipts stays.
-        if self.state.any(Kind::GroupReceipts, whatsapp_id).await.map_err(state_failed)? {
+        let whatsapp_id = request.whatsapp_id.as_str();
+        if request.attempt > 1 && self.state.any(Kind::GroupReceipts, whatsapp_id).await.map_err(state_failed)? {
             return Ok(());
         }
         let own: Vec<_> = client.pn().into_iter().chain(client.lid()).map(|jid| jid.user).collect();
