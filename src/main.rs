@@ -128,6 +128,8 @@ struct MigrateArgs {
 
 /// The exit code of whatever its operator must mend: a bad setting, a taken port, an unwritable folder.
 const EXIT_USAGE: u8 = 2;
+/// The exit code after a part of the process has failed: whoever started it should start it again.
+const EXIT_FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     sanasr_shared::tls::install();
@@ -174,7 +176,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 fn fail(error: &anyhow::Error) -> ExitCode {
     let text = format!("{error:#}").replace('\n', " ");
     let _ = writeln!(std::io::stderr(), "sanasr: {text}");
-    ExitCode::from(EXIT_USAGE)
+    ExitCode::from(if error.is::<roles::Failed>() { EXIT_FAILED } else { EXIT_USAGE })
 }
 
 /// An empty variable is one that isn't set: that is how compose files and env files leave things out.

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use sanasr_api::OpsParts;
 use sanasr_shared::bridge::simulator::Simulator;
 use sanasr_shared::bridge::whatsapp::Whatsapp;
-use sanasr_shared::lifecycle::{stop_on_signals, wait_for};
+use sanasr_shared::lifecycle::{Watchdog, stop_on_signals, wait_for};
 use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::bridge::Bridge;
 use sanasr_shared::ports::queue::Queue;
@@ -30,6 +30,7 @@ use sanasr_shared::signals::redis::RedisSignals;
 use sanasr_shared::store::{postgres, sqlite};
 use sanasr_shared::telemetry;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{AllArgs, ApiArgs, MigrateArgs, WorkerArgs, first_run};
@@ -51,18 +52,55 @@ pub(crate) async fn all(args: AllArgs) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let secret = secret(&args.services, &args.store)?;
     args.whatsapp.url().map_err(anyhow::Error::msg)?;
-    let metrics = Metrics::start(&args.http).await?;
-    let Some(ports) = Ports::open(&args.store, &args.services, &args.media, true, &stop).await? else { return Ok(()) };
+    let watchdog = Watchdog::default();
+    let metrics = Metrics::start(&args.http, &watchdog).await?;
+    let opened = Ports::open(&args.store, &args.services, &args.media, true, &watchdog, &stop).await?;
+    let Some(ports) = opened else { return Ok(()) };
     let bridges = bridges(&args.simulator, &args.whatsapp, &ports, &secret)?;
     first_run::everything(&*ports.store, &args.admin, &args.accept, address).await?;
 
     metrics.serve(&ports, &stop);
     let settings = ApiSettings { http: args.http, accept: args.accept, tokens: args.tokens, media: args.media.clone() };
-    let api = tokio::spawn(serve_api(ports.clone(), settings, secret, listener, metrics.clone(), stop.clone()));
-    sanasr_worker::run(ports.worker(bridges, args.worker, args.media), stop.clone(), WORKER_DRAIN).await;
-    api.await?;
-    ports.close().await;
-    Ok(())
+    unless_failed(&watchdog, async {
+        let api = serve_api(ports.clone(), settings, secret, listener, metrics.clone(), stop.clone());
+        let api = serve(&watchdog, "the API", &stop, api);
+        sanasr_worker::run(ports.worker(bridges, args.worker, args.media), stop.clone(), WORKER_DRAIN).await;
+        api.await?;
+        ports.close().await;
+        Ok(())
+    })
+    .await
+}
+
+/// Works until the end, or until the watchdog gives the process up: then everything is dropped as it is, and what this process
+/// owned is free when its lease is over.
+async fn unless_failed(watchdog: &Watchdog, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::select! {
+        biased;
+        why = watchdog.failed() => Err(Failed(why).into()),
+        done = work => done,
+    }
+}
+
+/// A part of the process has failed that can't be started again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; the process ends, so that another takes over")]
+pub(crate) struct Failed(String);
+
+/// Runs a server in a task of its own. If it ends before the stop, in whatever way, the process ends.
+fn serve(
+    watchdog: &Watchdog,
+    name: &'static str,
+    stop: &CancellationToken,
+    server: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    let (watchdog, stop) = (watchdog.clone(), stop.clone());
+    tokio::spawn(async move {
+        watchdog.vital(name, server).await;
+        if !stop.is_cancelled() {
+            watchdog.fail(format!("{name} ended"));
+        }
+    })
 }
 
 /// The API alone.
@@ -72,14 +110,20 @@ pub(crate) async fn api(args: ApiArgs) -> anyhow::Result<()> {
     let secret = secret(&args.services, &args.store)?;
     let stop = stop_on_signals()?;
     let listener = listen(args.http.listen, DEFAULT_LISTEN).await?;
-    let metrics = Metrics::start(&args.http).await?;
-    let Some(ports) = Ports::open(&args.store, &args.services, &args.media, false, &stop).await? else { return Ok(()) };
+    let watchdog = Watchdog::default();
+    let metrics = Metrics::start(&args.http, &watchdog).await?;
+    let opened = Ports::open(&args.store, &args.services, &args.media, false, &watchdog, &stop).await?;
+    let Some(ports) = opened else { return Ok(()) };
     first_run::admin_only(&*ports.store, &args.admin, &args.accept).await?;
     metrics.serve(&ports, &stop);
     let settings = ApiSettings { http: args.http, accept: args.accept, tokens: args.tokens, media: args.media };
-    serve_api(ports.clone(), settings, secret, listener, metrics, stop).await;
-    ports.close().await;
-    Ok(())
+    unless_failed(&watchdog, async {
+        serve(&watchdog, "the API", &stop, serve_api(ports.clone(), settings, secret, listener, metrics, stop.clone()))
+            .await?;
+        ports.close().await;
+        Ok(())
+    })
+    .await
 }
 
 /// A worker alone.
@@ -93,17 +137,24 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
         Some(address) => Some(listen(Some(address), DEFAULT_LISTEN).await?),
         None => None,
     };
-    let metrics = Metrics::start(&args.http).await?;
-    let Some(ports) = Ports::open(&args.store, &args.services, &args.media, false, &stop).await? else { return Ok(()) };
+    let watchdog = Watchdog::default();
+    let metrics = Metrics::start(&args.http, &watchdog).await?;
+    let opened = Ports::open(&args.store, &args.services, &args.media, false, &watchdog, &stop).await?;
+    let Some(ports) = opened else { return Ok(()) };
     let bridges = bridges(&args.simulator, &args.whatsapp, &ports, &secret)?;
     metrics.serve(&ports, &stop);
-    let ops = listener.map(|listener| tokio::spawn(serve_ops(ports.clone(), listener, metrics, stop.clone())));
-    sanasr_worker::run(ports.worker(bridges, args.worker, args.media), stop, WORKER_DRAIN).await;
-    if let Some(ops) = ops {
-        ops.await?;
-    }
-    ports.close().await;
-    Ok(())
+    unless_failed(&watchdog, async {
+        let ops = listener.map(|listener| {
+            serve(&watchdog, "health and metrics", &stop, serve_ops(ports.clone(), listener, metrics, stop.clone()))
+        });
+        sanasr_worker::run(ports.worker(bridges, args.worker, args.media), stop, WORKER_DRAIN).await;
+        if let Some(ops) = ops {
+            ops.await?;
+        }
+        ports.close().await;
+        Ok(())
+    })
+    .await
 }
 
 /// Brings the schema up to date.
@@ -164,6 +215,7 @@ struct Ports {
     files: FileStore,
     /// The embedded database: nobody else can live.
     alone: bool,
+    watchdog: Watchdog,
     _lock: Option<Arc<File>>,
 }
 
@@ -174,6 +226,7 @@ impl Ports {
         services: &ServiceSettings,
         media: &MediaSettings,
         migrate: bool,
+        watchdog: &Watchdog,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
         // The queue's names need the deployment's id, which the store knows: the hook finds the queue once it is there.
@@ -215,19 +268,27 @@ impl Ports {
         let files = FileStore::open(media, &store.data_dir).map_err(anyhow::Error::msg)?;
         let queue: Arc<dyn Queue> = match services.amqp_url.as_deref() {
             None => Arc::new(MemoryQueue::new()),
-            Some(url) => RabbitQueue::start(url, opened.deployment(), services.queue_type)
+            Some(url) => RabbitQueue::start(url, opened.deployment(), services.queue_type, watchdog)
                 .map_err(|e| anyhow::anyhow!("AMQP_URL: {e}"))?,
         };
         let signals: Arc<dyn Signals> = match services.redis_url.as_deref() {
             None => Arc::new(MemorySignals::new()),
-            Some(url) => {
-                RedisSignals::start(url, opened.deployment()).map_err(|e| anyhow::anyhow!("REDIS_URL: {e}"))?
-            }
+            Some(url) => RedisSignals::start(url, opened.deployment(), watchdog)
+                .map_err(|e| anyhow::anyhow!("REDIS_URL: {e}"))?,
         };
         let _ = late.set(queue.clone());
         // Not 0, which old shards are folded into; the next number is this process's, too.
         let shard = i64::from(uuid::Uuid::now_v7().as_fields().0) << 20 | i64::from(std::process::id()) << 1 | 1 << 62;
-        Ok(Some(Self { store: opened, queue, signals, shard, files, alone: store.database_url.is_none(), _lock: lock }))
+        Ok(Some(Self {
+            store: opened,
+            queue,
+            signals,
+            shard,
+            files,
+            alone: store.database_url.is_none(),
+            watchdog: watchdog.clone(),
+            _lock: lock,
+        }))
     }
 
     fn worker(
@@ -246,6 +307,7 @@ impl Ports {
             files: self.files.clone(),
             shard: self.shard,
             alone: self.alone,
+            watchdog: self.watchdog.clone(),
         }
     }
 
@@ -317,20 +379,26 @@ struct Metrics {
 }
 
 impl Metrics {
-    async fn start(http: &HttpSettings) -> anyhow::Result<Self> {
+    async fn start(http: &HttpSettings, watchdog: &Watchdog) -> anyhow::Result<Self> {
         let handle = telemetry::init_metrics().map_err(anyhow::Error::msg)?;
         let listener = OnceLock::new();
         if let Some(address) = http.metrics_listen {
             let _ = listener.set(listen(Some(address), DEFAULT_LISTEN).await?);
         }
         // Histograms are folded when they are read; if nobody reads them, they must be folded all the same.
-        let upkeep = handle.clone();
+        let (upkeep, owner) = (handle.clone(), watchdog.clone());
         tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(Duration::from_secs(5)).await;
-                upkeep.run_upkeep();
-            }
+            owner
+                .keep("folding histograms", async |_| {
+                    loop {
+                        tokio::time::sleep(Duration::from_secs(5)).await;
+                        upkeep.run_upkeep();
+                    }
+                })
+                .await;
         });
+        let reporter = watchdog.clone();
+        tokio::spawn(async move { reporter.keep("watching the parts", |_| reporter.report()).await });
         Ok(Self { render: Arc::new(move || handle.render()), listener: Arc::new(listener) })
     }
 
@@ -342,7 +410,8 @@ impl Metrics {
     fn serve(&self, ports: &Ports, stop: &CancellationToken) {
         let Some(listener) = self.listener.get() else { return };
         let Ok(listener) = listener.local_addr().and_then(|_| clone_listener(listener)) else { return };
-        tokio::spawn(serve_ops(ports.clone(), listener, self.clone(), stop.clone()));
+        let server = serve_ops(ports.clone(), listener, self.clone(), stop.clone());
+        drop(serve(&ports.watchdog, "metrics", stop, server));
     }
 }
 

@@ -1,4 +1,6 @@
-//! Starting, waiting for services, and stopping.
+//! Starting, waiting for services, watching the parts of a process, and stopping.
+
+mod watchdog;
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,6 +8,8 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+pub use watchdog::{Heartbeat, Part, STUCK_AFTER, Trouble, TroubleKind, Watchdog, caught, keep};
 
 /// Growing pauses between attempts, with jitter, so that processes that lost a service together don't return together.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sanasr_shared::lifecycle::Heartbeat;
 use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::ports::store::StoreError;
 use tokio::time::MissedTickBehavior;
@@ -16,13 +17,15 @@ const EVERY: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Looks again and again. Every second look waits for locked rows: so one that stays skipped is taken in the end.
-pub(crate) async fn bury(life: Arc<Life>) {
+pub(crate) async fn bury(life: Arc<Life>, heartbeat: Heartbeat) {
     let lease = life.settings.lease;
     let mut tick = tokio::time::interval(EVERY.min(lease / 5));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut blocking = false;
     loop {
+        heartbeat.idle(); // what it asks has a time limit
         tick.tick().await;
+        heartbeat.begin();
         if !life.lease.holds() || !life.contact.lasted(boottime(), lease) {
             continue;
         }

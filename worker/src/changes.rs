@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sanasr_shared::ids::MessageId;
+use sanasr_shared::lifecycle::Heartbeat;
 use sanasr_shared::ports::signals::{Signal, Signals};
 use tokio::sync::Notify;
 
@@ -34,9 +35,11 @@ impl Changes {
 }
 
 /// Publishes changes as they come, until it is dropped.
-pub(crate) async fn tell(life: Arc<Life>) {
+pub(crate) async fn tell(life: Arc<Life>, heartbeat: Heartbeat) {
     loop {
+        heartbeat.idle();
         life.changes.some.notified().await;
+        heartbeat.begin();
         life.changes.flush(&*life.signals);
     }
 }

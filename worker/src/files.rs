@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt;
 use sanasr_shared::ids::MediaId;
+use sanasr_shared::lifecycle::Heartbeat;
 use sanasr_shared::ports::store::Result;
 use tokio::time::{Duration, MissedTickBehavior};
 
@@ -17,7 +18,8 @@ const EVERY: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 8;
 
 /// Sweeps while this worker keeps house.
-pub(crate) async fn sweep(life: Arc<Life>) {
+/// Says nothing of its progress: the place where files are may be away for long.
+pub(crate) async fn sweep(life: Arc<Life>, _heartbeat: Heartbeat) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -5,51 +5,82 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use sanasr_shared::ids::SessionId;
-use sanasr_shared::ports::store::{Result, Retention, StoreError};
+use sanasr_shared::lifecycle::Heartbeat;
+use sanasr_shared::ports::store::{Retention, StoreError};
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 
 use crate::life::Life;
 
 const EVERY: Duration = Duration::from_secs(1);
-/// How long the post is held without being confirmed.
+/// How long a housekeeper stays it without confirming that.
 const TERM: Duration = Duration::from_secs(4);
 const COUNT_EVERY: Duration = Duration::from_secs(2);
 const RETIRE_EVERY: Duration = Duration::from_secs(60);
 /// A queue is deleted once more so much later: somebody may have declared it meanwhile.
 const DELETE_AGAIN: Duration = Duration::from_secs(60);
-/// Chunks of one sweep in one turn: the others must have theirs, and the post must be confirmed.
+/// Chunks of one sweep in one turn: the others must have theirs, and that it is still the housekeeper must be confirmed.
 const CHUNKS_MAX: usize = 20;
 const IDEMPOTENCY_KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// A sweep that has failed so often in a row says so; then again each time that it has failed as often as this once more.
+const TOLD_AFTER: u32 = 3;
+const TOLD_EVERY: u32 = 300;
+
 /// Keeps house while nobody else does.
-pub(crate) async fn keep(life: Arc<Life>) {
-    let mut house = House::new(&life);
+pub(crate) async fn keep(life: Arc<Life>, heartbeat: Heartbeat) {
+    let mut house = House::new(&life, &heartbeat);
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         if !house.more {
+            heartbeat.idle();
             tick.tick().await;
         }
+        heartbeat.begin();
         house.more = false;
-        match house.turn().await {
-            Ok(()) => house.failing = false,
-            Err(StoreError::Fenced) => return life.fenced(),
-            Err(error) if error.is_transient() => tracing::debug!(%error, "housekeeping waits"),
-            Err(error) => {
-                if !std::mem::replace(&mut house.failing, true) {
-                    tracing::error!(%error, "housekeeping failed; trying again");
-                }
-            }
+        if house.turn().await.is_err() {
+            return life.fenced();
+        }
+    }
+}
+
+/// The worker's row is gone.
+struct Fenced;
+
+/// What is done in a turn. Each part fails for itself.
+#[derive(Debug, Clone, Copy)]
+enum Sweep {
+    Lead,
+    Promote,
+    Expire,
+    Count,
+    Drain,
+    Retire,
+}
+
+impl Sweep {
+    const ALL: usize = Self::Retire as usize + 1;
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lead => "becoming the housekeeper",
+            Self::Promote => "releasing scheduled messages",
+            Self::Expire => "ending expired messages",
+            Self::Count => "counting the backlog",
+            Self::Drain => "removing deleted sessions",
+            Self::Retire => "removing what is kept no longer",
         }
     }
 }
 
 struct House<'a> {
     life: &'a Life,
+    heartbeat: &'a Heartbeat,
     leads: bool,
     /// There is more to do than one turn may.
     more: bool,
-    failing: bool,
+    /// How often each sweep has failed in a row.
+    failures: [u32; Sweep::ALL],
     counted: Option<Instant>,
     retired: Option<Instant>,
     /// Queues to be deleted once more, and when.
@@ -57,12 +88,23 @@ struct House<'a> {
 }
 
 impl<'a> House<'a> {
-    const fn new(life: &'a Life) -> Self {
-        Self { life, leads: false, more: false, failing: false, counted: None, retired: None, queues: VecDeque::new() }
+    const fn new(life: &'a Life, heartbeat: &'a Heartbeat) -> Self {
+        Self {
+            life,
+            heartbeat,
+            leads: false,
+            more: false,
+            failures: [0; Sweep::ALL],
+            counted: None,
+            retired: None,
+            queues: VecDeque::new(),
+        }
     }
 
-    async fn turn(&mut self) -> Result<()> {
-        let leads = self.life.store.lead(self.life.id, TERM).await?;
+    async fn turn(&mut self) -> Result<(), Fenced> {
+        let led = self.life.store.lead(self.life.id, TERM).await;
+        let leads = *led.as_ref().unwrap_or(&false);
+        self.note(Sweep::Lead, led.map(drop))?;
         self.life.keeps_house.store(leads, Ordering::Relaxed);
         if leads != std::mem::replace(&mut self.leads, leads) {
             if leads {
@@ -76,26 +118,62 @@ impl<'a> House<'a> {
         if !leads {
             return Ok(());
         }
-        self.promote().await?;
-        self.expire().await?;
+        let promoted = self.promote().await;
+        self.note(Sweep::Promote, promoted)?;
+        let expired = self.expire().await;
+        self.note(Sweep::Expire, expired)?;
         let now = Instant::now();
         if is_time(self.counted, COUNT_EVERY, now) {
             self.counted = Some(now);
-            self.count().await?;
-            self.drain().await?;
+            let counted = self.count().await;
+            self.note(Sweep::Count, counted)?;
+            let drained = self.drain().await;
+            self.note(Sweep::Drain, drained)?;
         }
         if is_time(self.retired, RETIRE_EVERY, now) {
-            self.retire(now).await?;
+            let retired = self.retire(now).await;
+            self.note(Sweep::Retire, retired)?;
         }
         while let Some((_, session)) = self.queues.pop_front_if(|(at, _)| *at <= now) {
-            self.life.queue.delete(session).await;
+            self.delete_queue(session).await;
         }
         Ok(())
     }
 
-    async fn promote(&mut self) -> Result<()> {
+    /// A sweep that fails leaves the others their turn, and is tried again in the next one.
+    fn note(&mut self, sweep: Sweep, done: Result<(), StoreError>) -> Result<(), Fenced> {
+        self.heartbeat.progress();
+        let what = sweep.as_str();
+        let failures = &mut self.failures[sweep as usize];
+        match done {
+            Ok(()) => {
+                if std::mem::take(failures) >= TOLD_AFTER {
+                    tracing::info!("{what} works again");
+                }
+            }
+            Err(StoreError::Fenced) => return Err(Fenced),
+            Err(error) => {
+                *failures = failures.saturating_add(1);
+                if *failures == TOLD_AFTER || failures.is_multiple_of(TOLD_EVERY) {
+                    tracing::warn!(%error, failures = *failures, "{what} fails; it is tried again and again");
+                } else {
+                    tracing::debug!(%error, failures = *failures, "{what} failed; it is tried again");
+                }
+                metrics::counter!("sanasr_sweep_failures_total", "sweep" => what).increment(1);
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_queue(&self, session: SessionId) {
+        self.life.queue.delete(session).await;
+        self.heartbeat.progress();
+    }
+
+    async fn promote(&mut self) -> Result<(), StoreError> {
         for _ in 0..CHUNKS_MAX {
             let (jobs, more) = self.life.store.promote().await?;
+            self.heartbeat.progress();
             if !jobs.is_empty() {
                 tracing::debug!(messages = jobs.len(), "scheduled messages fell due");
                 self.life.changes.add(jobs.iter().map(|job| job.message));
@@ -109,9 +187,10 @@ impl<'a> House<'a> {
         Ok(())
     }
 
-    async fn expire(&mut self) -> Result<()> {
+    async fn expire(&mut self) -> Result<(), StoreError> {
         for _ in 0..CHUNKS_MAX {
             let swept = self.life.store.expire().await?;
+            self.heartbeat.progress();
             if !swept.messages.is_empty() {
                 tracing::info!(messages = swept.messages.len(), "expired");
                 self.life.changes.add(swept.messages);
@@ -124,7 +203,7 @@ impl<'a> House<'a> {
         Ok(())
     }
 
-    async fn count(&self) -> Result<()> {
+    async fn count(&self) -> Result<(), StoreError> {
         let (backlog, oldest) = self.life.store.count_backlog().await?;
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; 2^53 messages don't wait")]
         metrics::gauge!("sanasr_backlog").set(backlog.total as f64);
@@ -132,13 +211,14 @@ impl<'a> House<'a> {
         Ok(())
     }
 
-    async fn drain(&mut self) -> Result<()> {
+    async fn drain(&mut self) -> Result<(), StoreError> {
         for _ in 0..CHUNKS_MAX {
             let (swept, removed) = self.life.store.drain_deleted().await?;
+            self.heartbeat.progress();
             self.life.changes.add(swept.messages);
             for session in removed {
                 tracing::info!(%session, "removed a deleted session");
-                self.life.queue.delete(session).await;
+                self.delete_queue(session).await;
                 self.queues.push_back((Instant::now() + DELETE_AGAIN, session));
             }
             if !swept.more {
@@ -150,7 +230,7 @@ impl<'a> House<'a> {
     }
 
     /// Goes on in the next turn until there is nothing more, and then rests.
-    async fn retire(&mut self, now: Instant) -> Result<()> {
+    async fn retire(&mut self, now: Instant) -> Result<(), StoreError> {
         let settings = &self.life.settings;
         let retention = Retention {
             events: settings.keep_events,
@@ -159,7 +239,9 @@ impl<'a> House<'a> {
             messages: settings.keep_messages,
         };
         for _ in 0..CHUNKS_MAX {
-            if !self.life.store.retire(&retention).await? {
+            let more = self.life.store.retire(&retention).await?;
+            self.heartbeat.progress();
+            if !more {
                 self.retired = Some(now);
                 return Ok(());
             }

@@ -9,12 +9,13 @@
 //! ```
 //!
 //! What must hold: nothing is sent and nothing is written without the worker's row in the store. A worker that finds its
-//! row gone drops everything at once and begins again under a new id. No error of the store ends a worker.
+//! row gone drops everything at once and begins again under a new id. No error of the store ends a worker. Each part has an
+//! owner: one that panics is started again, or the process ends and lets the lease run out.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sanasr_shared::lifecycle;
+use sanasr_shared::lifecycle::{self, Heartbeat, Watchdog, caught};
 use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::bridge::Bridge;
 use sanasr_shared::ports::queue::Queue;
@@ -62,6 +63,8 @@ pub struct Parts {
     pub files: FileStore,
     /// This process's shard of the usage stats.
     pub shard: i64,
+    /// Watches the worker's parts.
+    pub watchdog: Watchdog,
     /// Nobody else can live (the lock on the data dir proves it), so nobody need be declared dead.
     pub alone: bool,
 }
@@ -84,27 +87,51 @@ pub async fn run(parts: Parts, stop: CancellationToken, drain: Duration) {
         life.lease.renewed(asked, life.settings.lease);
         tracing::info!(worker = %life.id, "working");
 
-        let mut helpers = JoinSet::new();
-        helpers.spawn(changes::tell(Arc::clone(&life)));
-        helpers.spawn(life::supervised("housekeeper", Arc::clone(&life), housekeeper::keep));
-        helpers.spawn(life::supervised("sweeping files", Arc::clone(&life), files::sweep));
+        let mut helpers = Helpers { life: &life, watchdog: &parts.watchdog, tasks: JoinSet::new() };
+        helpers.start("telling of changes", changes::tell);
+        helpers.start("the housekeeper", housekeeper::keep);
+        helpers.start("sweeping files", files::sweep);
         if !parts.alone {
-            helpers.spawn(life::supervised("burial", Arc::clone(&life), burial::bury));
+            helpers.start("looking for dead workers", burial::bury);
         }
-        let end = ownership::own(&life, &stop).await;
+        let end = caught(ownership::own(&life, &stop)).await;
+        let mut helpers = helpers.tasks;
         helpers.shutdown().await;
         life.changes.flush(&*life.signals);
         match end {
-            End::Stopped => {
+            Err(panic) => {
+                // Its sessions' tasks went with it. Nothing is written any more: others take the sessions when the lease is over.
+                life.fenced();
+                return parts.watchdog.fail(format!("the worker crashed: {panic}"));
+            }
+            Ok(End::Stopped) => {
                 tracing::info!(worker = %life.id, "gave everything back and left");
                 return;
             }
-            End::Fenced => {
+            Ok(End::Fenced) => {
                 tracing::warn!(worker = %life.id, "was declared dead: beginning again under a new id");
             }
         }
         if stop.is_cancelled() {
             return;
         }
+    }
+}
+
+/// The jobs beside the sessions of one life.
+struct Helpers<'a> {
+    life: &'a Arc<Life>,
+    watchdog: &'a Watchdog,
+    tasks: JoinSet<()>,
+}
+
+impl Helpers<'_> {
+    fn start<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        name: &'static str,
+        job: fn(Arc<Life>, Heartbeat) -> F,
+    ) {
+        let (life, watchdog) = (Arc::clone(self.life), self.watchdog.clone());
+        self.tasks.spawn(async move { watchdog.keep(name, |heartbeat| job(Arc::clone(&life), heartbeat)).await });
     }
 }

@@ -1,16 +1,13 @@
 //! One life of a worker: from the registration of its id until it leaves or is declared dead.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use sanasr_shared::ids::{SessionId, WorkerId};
-use sanasr_shared::lifecycle::Backoff;
+use sanasr_shared::lifecycle::{Backoff, Part};
 use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::bridge::{Bridge, Owner};
 use sanasr_shared::ports::queue::Queue;
@@ -44,6 +41,8 @@ pub(crate) struct Life {
     pub(crate) drain: Duration,
     pub(crate) lease: Lease,
     pub(crate) contact: Contact,
+    /// Whether the lease is being renewed.
+    pub(crate) renewal: Part,
     /// Cancelled when the worker's row is found gone: everything is dropped at once.
     pub(crate) over: CancellationToken,
     /// Asks for a renewal at once.
@@ -53,9 +52,17 @@ pub(crate) struct Life {
     echoes: Mutex<HashMap<SessionId, u32>>,
 }
 
-/// The worker's row is gone: the life is over.
+/// Why a write wasn't made. What follows from it is its caller's to say.
 #[derive(Debug)]
-pub(crate) struct Lost;
+pub(crate) enum Unwritten {
+    /// The worker's row is gone: the life is over.
+    Lost,
+    /// The database refuses it, whatever the reason, as often as it is tried.
+    Refused(StoreError),
+}
+
+/// How often a write is tried that the database refuses: a defect or a bad row doesn't mend itself, but a deployment under way may.
+const REFUSALS_MAX: u32 = 5;
 
 impl Life {
     /// This worker as a bridge knows it.
@@ -79,6 +86,7 @@ impl Life {
             drain,
             lease: Lease::default(),
             contact: Contact::default(),
+            renewal: parts.watchdog.part("the lease's renewal"),
             over: CancellationToken::new(),
             hurry: Notify::new(),
             changes: Changes::default(),
@@ -98,25 +106,35 @@ impl Life {
         self.over.cancel();
     }
 
-    /// Writes until it is written. A write isn't given up while the worker lives, since nobody else may make it.
-    pub(crate) async fn persist<T, F>(&self, what: &str, mut write: impl FnMut() -> F) -> Result<T, Lost>
+    /// Writes until it is written: a write isn't given up because the database is away, since nobody else may make it. What the
+    /// database refuses is given up after a few seconds.
+    pub(crate) async fn persist<T, F>(&self, what: &str, mut write: impl FnMut() -> F) -> Result<T, Unwritten>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut refusals = 0;
         loop {
             match write().await {
                 Ok(answer) => return Ok(answer),
                 Err(StoreError::Fenced) => {
                     self.fenced();
-                    return Err(Lost);
+                    return Err(Unwritten::Lost);
                 }
                 // That the database is away is said by who renews the lease, once for all writes.
                 Err(error) if error.is_transient() => tracing::debug!(%error, "couldn't write {what} yet"),
-                Err(error) => tracing::error!(%error, "couldn't write {what}; trying again"),
+                Err(error) => {
+                    refusals += 1;
+                    if refusals == REFUSALS_MAX {
+                        tracing::error!(%error, refusals, "{what} can't be written; given up");
+                        metrics::counter!("sanasr_writes_refused_total", "what" => what.to_owned()).increment(1);
+                        return Err(Unwritten::Refused(error));
+                    }
+                    tracing::warn!(%error, "couldn't write {what}; trying again");
+                }
             }
             tokio::select! {
-                () = self.over.cancelled() => return Err(Lost),
+                () = self.over.cancelled() => return Err(Unwritten::Lost),
                 () = tokio::time::sleep(backoff.pause()) => {}
             }
         }
@@ -144,23 +162,4 @@ impl Life {
     pub(crate) fn forget_echoes(&self) {
         self.echoes.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
-}
-
-/// Runs one of the worker's standing jobs; one that panics is begun again.
-pub(crate) async fn supervised<F: Future<Output = ()> + Send>(
-    what: &'static str,
-    life: Arc<Life>,
-    job: impl Fn(Arc<Life>) -> F + Send,
-) {
-    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-    while let Err(panic) = AssertUnwindSafe(job(Arc::clone(&life))).catch_unwind().await {
-        tracing::error!("{what} crashed: {}", said(&*panic));
-        tokio::time::sleep(backoff.pause()).await;
-    }
-}
-
-/// What a panic says.
-pub(crate) fn said(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no words")
 }

@@ -12,12 +12,12 @@ use sanasr_shared::lifecycle::Backoff;
 use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::ports::store::{OwnedSession, Renewed, StoreError};
 use tokio::sync::{broadcast, watch};
-use tokio::task::{self, AbortHandle, JoinSet};
+use tokio::task::{self, AbortHandle, JoinError, JoinSet};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::lease::boottime;
-use crate::life::Life;
+use crate::life::{Life, Unwritten};
 use crate::session::supervisor::{Reins, supervise};
 use crate::slot::Slot;
 
@@ -132,12 +132,10 @@ impl Owner {
                     break;
                 }
                 beat = self.beating.next() => self.beaten(beat),
-                Some(ended) = self.tasks.join_next_with_id() => {
-                    // An error is an actor that was aborted, and is forgotten already.
-                    if let Ok((task, session)) = ended {
-                        self.ended(session, task);
-                    }
-                }
+                Some(ended) = self.tasks.join_next_with_id() => match ended {
+                    Ok((task, session)) => self.ended(session, task),
+                    Err(error) => self.broken(&error),
+                },
                 () = self.life.hurry.notified() => self.hurry(),
                 signal = hear(&mut signals) => {
                     if self.concerns(signal) {
@@ -154,7 +152,7 @@ impl Owner {
     async fn leave(self) {
         let life = self.life;
         let left = life.persist("that the worker leaves", || life.store.leave(life.id));
-        if tokio::time::timeout(LEAVE_MAX, left).await.is_err() {
+        if !matches!(tokio::time::timeout(LEAVE_MAX, left).await, Ok(Ok(()) | Err(Unwritten::Lost))) {
             tracing::warn!("couldn't say that the worker leaves: its sessions are free when its lease is over");
         }
         metrics::gauge!("sanasr_sessions_owned").set(0);
@@ -190,6 +188,7 @@ impl Owner {
         let give: Vec<_> = self.stopped.iter().copied().collect();
         let take = !self.stopping;
         let begun = Instant::now();
+        life.renewal.begin();
         self.beating.put(async move {
             let asked = boottime();
             let lease = life.settings.lease;
@@ -202,16 +201,8 @@ impl Owner {
             life.lease.renewed(asked, lease);
             life.contact.succeeded(asked, lease);
             if !give.is_empty() {
-                match life.store.give_back(life.id, &give).await {
-                    Ok(()) => {
-                        renewed.sessions.retain(|session| !give.contains(&session.id));
-                        beat.gave = give;
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "couldn't give sessions back yet");
-                        beat.incomplete = true;
-                    }
-                }
+                beat.incomplete |= !give_back(&life, give, &mut beat.gave).await;
+                renewed.sessions.retain(|session| !beat.gave.contains(&session.id));
             }
             // One that was given back because others have room isn't taken again: the share says so.
             let room = renewed.share.saturating_sub(renewed.sessions.len()).min(TAKE_MAX);
@@ -244,6 +235,7 @@ impl Owner {
                 return;
             }
         };
+        self.life.renewal.idle();
         if std::mem::take(&mut self.failing) {
             tracing::info!("the lease is renewed again");
         }
@@ -342,6 +334,17 @@ impl Owner {
         self.actors.insert(id, Handle { name, session: sender, stop, load, abort });
     }
 
+    /// An actor's task has ended without an answer. One that was aborted is forgotten already; one that panicked outside of its
+    /// supervisor's care leaves its session to be given back.
+    fn broken(&mut self, error: &JoinError) {
+        let task = error.id();
+        let session = self.actors.iter().find(|(_, actor)| actor.abort.id() == task).map(|(session, _)| *session);
+        if let Some(session) = session {
+            tracing::error!(%error, %session, "a session's supervisor crashed; the session is given back");
+            self.ended(session, task);
+        }
+    }
+
     /// An actor has stopped: its session may be given back.
     fn ended(&mut self, session: SessionId, task: task::Id) {
         // It may be owned again already, by another actor.
@@ -353,6 +356,24 @@ impl Owner {
             }
         }
     }
+}
+
+/// Gives sessions back, and says which; `false` if some are left for the next renewal. One that the database refuses must not
+/// keep the others.
+async fn give_back(life: &Life, sessions: Vec<SessionId>, gave: &mut Vec<SessionId>) -> bool {
+    let mut complete = true;
+    let mut parts = vec![sessions];
+    while let Some(part) = parts.pop() {
+        match life.store.give_back(life.id, &part).await {
+            Ok(()) => gave.extend(part),
+            Err(error) if error.is_transient() || part.len() == 1 => {
+                tracing::warn!(%error, sessions = part.len(), "couldn't give sessions back yet");
+                complete = false;
+            }
+            Err(_) => parts.extend(part.into_iter().map(|session| vec![session])),
+        }
+    }
+    complete
 }
 
 /// The next signal; waits for ever when there will be none.

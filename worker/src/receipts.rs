@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use sanasr_shared::ids::SessionId;
 use sanasr_shared::ports::bridge::Receipts as Arrived;
-use sanasr_shared::ports::store::ReceiptBatch;
+use sanasr_shared::ports::store::{Receipt, ReceiptBatch};
 use tokio::sync::oneshot;
 
-use crate::life::Life;
+use crate::life::{Life, Unwritten};
 use crate::slot::Slot;
 
 /// Receipts in one write, at most (but for one arrival that alone has more).
 const BATCH_MAX: usize = 1_000;
+/// Parts of a batch that the database may refuse until the rest is given up, too: some fifty tries of a second.
+const REFUSED_MAX: usize = 50;
 /// Receipts that wait, at most; past it the bridge isn't listened to.
 const WAITING_MAX: usize = 10_000;
 /// Characters of a WhatsApp id, at most. What is longer or not plain ASCII is no id of ours.
@@ -75,14 +77,45 @@ impl Receipts {
         self.count -= receipts.len();
         let (life, session) = (Arc::clone(&self.life), self.session);
         self.writing.put(async move {
-            if !receipts.is_empty() {
-                let batch = ReceiptBatch { worker: life.id, session, shard: life.shard, receipts };
-                match life.persist("receipts", || life.store.receipts(batch.clone())).await {
-                    Ok(changed) => life.changes.add(changed),
-                    Err(_) => return Vec::new(), // not taken: WhatsApp gives them to the next owner
-                }
+            match write(&life, session, receipts).await {
+                Ok(()) => takers,
+                Err(Lost) => Vec::new(), // not taken: WhatsApp gives them to the next owner
             }
-            takers
         });
     }
+}
+
+/// The life is over.
+struct Lost;
+
+/// Writes receipts. Where the database refuses them, for a bad row of one message perhaps, they are split until the bad one
+/// stands alone: that is dropped, and the others count.
+async fn write(life: &Life, session: SessionId, receipts: Vec<Receipt>) -> Result<(), Lost> {
+    let mut parts = vec![receipts];
+    let mut refused = 0;
+    while let Some(mut part) = parts.pop() {
+        if part.is_empty() {
+            continue;
+        }
+        let batch = ReceiptBatch { worker: life.id, session, shard: life.shard, receipts: part.clone() };
+        match life.persist("receipts", || life.store.receipts(batch.clone())).await {
+            Ok(changed) => life.changes.add(changed),
+            Err(Unwritten::Lost) => return Err(Lost),
+            Err(Unwritten::Refused(error)) => {
+                refused += 1;
+                if refused == REFUSED_MAX {
+                    let left = part.len() + parts.iter().map(Vec::len).sum::<usize>();
+                    tracing::error!(%error, %session, receipts = left, "receipts can't be written, and are dropped");
+                    return Ok(());
+                }
+                if let [one] = &part[..] {
+                    tracing::error!(%error, %session, whatsapp_id = one.whatsapp_id, "a receipt can't be written, and is dropped");
+                } else {
+                    let rest = part.split_off(part.len() / 2);
+                    parts.extend([rest, part]);
+                }
+            }
+        }
+    }
+    Ok(())
 }

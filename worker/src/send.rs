@@ -2,14 +2,12 @@
 //!
 //! Each is a task of its own, so that a panic, in the bridge or here, hits one message only.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use sanasr_shared::ids::{MessageId, SessionId};
-use sanasr_shared::lifecycle::{jitter, retry_pause};
+use sanasr_shared::ids::{MessageId, SessionId, UserId};
+use sanasr_shared::lifecycle::{caught, jitter, retry_pause};
 use sanasr_shared::message::{Hold, MessageError, Status};
 use sanasr_shared::ports::bridge::{Attempt, Link, SendRequest};
 use sanasr_shared::ports::store::{Outcome, Outgoing, Settled, Settlement};
@@ -18,7 +16,7 @@ use sanasr_shared::time::Time;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::life::{Life, said};
+use crate::life::{Life, Unwritten};
 use crate::media::{Brought, Missing};
 
 /// How long a message waits that WhatsApp's restriction of the account holds up.
@@ -28,6 +26,8 @@ const RESTRICTED_PAUSE: Duration = Duration::from_secs(180);
 pub(crate) struct Delivery {
     pub(crate) life: Arc<Life>,
     pub(crate) session: SessionId,
+    /// Whose it is.
+    pub(crate) user: UserId,
     /// The claim under which the message was pulled.
     pub(crate) claim: i64,
     /// The connection, or `None` to give the message back unsent.
@@ -59,6 +59,8 @@ pub(crate) enum Ended {
     Waits(Instant),
     /// It can be claimed again at once.
     Released,
+    /// The database refuses whatever is written of it.
+    Abandoned,
     /// The life is over: nothing was written.
     Lost,
 }
@@ -99,11 +101,11 @@ impl Delivery {
             patience: self.life.settings.send_timeout,
         });
         let called = AtomicBool::new(false);
-        let attempt = AssertUnwindSafe(self.attempt(&claimed, request, &called)).catch_unwind().await;
+        let attempt = caught(self.attempt(&claimed, request, &called)).await;
         let outcome = attempt.unwrap_or_else(|panic| {
             let called = called.load(Ordering::Relaxed);
             tracing::error!(message = %claimed.id, session = %self.session, request_id = claimed.request_id, attempt = claimed.attempt, called,
-                "sending crashed: {}", said(&*panic));
+                "sending crashed: {panic}");
             if called && !self.repeats {
                 return Outcome::Unknown; // it may have been sent, and must not be again
             }
@@ -173,7 +175,7 @@ impl Delivery {
         if !self.life.lease.holds() {
             return Err(Outcome::Released);
         }
-        let brought = self.stop.run_until_cancelled(self.life.bringer.bring(request.kind, media)).await;
+        let brought = self.stop.run_until_cancelled(self.life.bringer.bring(self.user, request.kind, media)).await;
         match brought {
             Some(Ok(brought)) => Ok(Some(brought)),
             Some(Err(Missing::Now(error))) => Err(self.judge(claimed, Attempt::Transient(error))),
@@ -221,7 +223,13 @@ impl Delivery {
             attempt: claimed.attempt,
             outcome,
         };
-        let settled = self.life.persist("how a message ended", || self.life.store.settle(settlement.clone())).await;
+        let mut settled = self.write(&settlement).await;
+        if let Err(Unwritten::Refused(error)) = settled {
+            let outcome = as_dead_letter(&settlement.outcome);
+            tracing::error!(message = %claimed.id, session = %self.session, request_id = claimed.request_id, %error,
+                outcome = word(&settlement.outcome), "how a message ended can't be written; it is ended as a dead letter");
+            settled = self.write(&Settlement { outcome, ..settlement }).await;
+        }
         match settled {
             Ok(Settled::Done(status)) => {
                 self.life.changes.add([claimed.id]);
@@ -242,8 +250,17 @@ impl Delivery {
                 tracing::debug!(message = %claimed.id, session = %self.session, "has ended otherwise meanwhile");
                 Ended::Closed
             }
-            Err(_) => Ended::Lost,
+            Err(Unwritten::Refused(error)) => {
+                tracing::error!(message = %claimed.id, session = %self.session, request_id = claimed.request_id, %error,
+                    "a message can't be ended; it is left as it is");
+                Ended::Abandoned
+            }
+            Err(Unwritten::Lost) => Ended::Lost,
         }
+    }
+
+    async fn write(&self, settlement: &Settlement) -> Result<Settled, Unwritten> {
+        self.life.persist("how a message ended", || self.life.store.settle(settlement.clone())).await
     }
 
     fn tell(&self, claimed: &Claimed, outcome: &Outcome) {
@@ -272,6 +289,23 @@ impl Delivery {
             Outcome::Sent | Outcome::Expired | Outcome::Held { .. } | Outcome::Released | Outcome::Crashed { .. } => {
                 tracing::debug!(message = %id, session = %self.session, request_id, attempt, outcome = word, "send");
             }
+        }
+    }
+}
+
+/// How a message is ended whose outcome can't be written: as one that may have been sent, unless it certainly wasn't.
+fn as_dead_letter(outcome: &Outcome) -> Outcome {
+    match outcome {
+        Outcome::Sent | Outcome::InDoubt { .. } | Outcome::Unknown | Outcome::Crashed { called: true, .. } => {
+            Outcome::Unknown
+        }
+        Outcome::Retry { .. }
+        | Outcome::Failed { .. }
+        | Outcome::Expired
+        | Outcome::Released
+        | Outcome::Held { .. }
+        | Outcome::Crashed { called: false, .. } => {
+            Outcome::Failed { error: MessageError::internal("How it ended couldn't be written down.") }
         }
     }
 }

@@ -32,7 +32,8 @@ mod tests {
 
     fn rabbitmq(kind: QueueType) -> Option<Setup<dyn Queue>> {
         Setup::distributed("SANASR_TEST_AMQP_URL", 5672, move |url, deployment| {
-            RabbitQueue::start(url, deployment, kind).expect("a URL that can be read")
+            RabbitQueue::start(url, deployment, kind, &crate::lifecycle::Watchdog::default())
+                .expect("a URL that can be read")
         })
     }
 

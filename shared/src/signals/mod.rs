@@ -22,7 +22,8 @@ mod tests {
 
     fn redis() -> Option<Setup<dyn Signals>> {
         Setup::distributed("SANASR_TEST_REDIS_URL", 6379, |url, deployment| {
-            RedisSignals::start(url, deployment).expect("a URL that can be read")
+            RedisSignals::start(url, deployment, &crate::lifecycle::Watchdog::default())
+                .expect("a URL that can be read")
         })
     }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use super::LISTENER_CAPACITY;
-use crate::lifecycle::{Backoff, Presence};
+use crate::lifecycle::{Backoff, Presence, Watchdog};
 use crate::ports::signals::{Signal, Signals};
 
 /// Signals that wait to be published, at most.
@@ -71,7 +71,7 @@ impl RedisSignals {
     ///
     /// # Errors
     /// What is wrong with the URL.
-    pub fn start(url: &str, deployment: &str) -> Result<Arc<Self>, String> {
+    pub fn start(url: &str, deployment: &str, watchdog: &Watchdog) -> Result<Arc<Self>, String> {
         // The library's error may hold parts of the URL, and so a password.
         let client = Client::open(url).map_err(|e| format!("not redis://host or rediss://host ({:?})", e.kind()))?;
         let channel = format!("{deployment}.signals");
@@ -81,8 +81,13 @@ impl RedisSignals {
         let (outgoing, waiting) = mpsc::channel(WAITING_MAX);
         let wire = Wire { client, channel, process, up: Arc::clone(&up) };
         let publisher = Publisher { wire: wire.clone(), waiting, unsent: None };
-        tokio::spawn(hear(wire, listeners.clone(), stop.clone()));
-        let publisher = tokio::spawn(publisher.run(closing.clone(), stop.clone()));
+        let (owner, heard, ended) = (watchdog.clone(), listeners.clone(), stop.clone());
+        tokio::spawn(async move { owner.keep("hearing signals", |_| hear(&wire, &heard, &ended)).await });
+        let (owner, told, ended) = (watchdog.clone(), closing.clone(), stop.clone());
+        let publisher = tokio::spawn(async move {
+            let publisher = tokio::sync::Mutex::new(publisher);
+            owner.keep("publishing signals", async |_| publisher.lock().await.run(&told, &ended).await).await;
+        });
         Ok(Arc::new(Self {
             listeners,
             outgoing,
@@ -178,10 +183,15 @@ struct Publisher {
 }
 
 impl Publisher {
-    async fn run(mut self, closing: CancellationToken, stop: CancellationToken) {
+    async fn run(&mut self, closing: &CancellationToken, stop: &CancellationToken) {
+        self.wire.up.publishing.store(false, Ordering::Relaxed);
+        if self.unsent.take().is_some() {
+            // It panicked over these; whoever would have heard them looks again instead.
+            self.wire.up.lost.store(true, Ordering::Relaxed);
+        }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.keep(&closing) => {}
+            () = self.keep(closing) => {}
         }
     }
 
@@ -291,10 +301,11 @@ fn gather(first: Signal, mut next: impl FnMut() -> Option<Signal>) -> Vec<Signal
 
 // ---- Hearing ----
 
-async fn hear(wire: Wire, listeners: broadcast::Sender<Arc<Signal>>, stop: CancellationToken) {
+async fn hear(wire: &Wire, listeners: &broadcast::Sender<Arc<Signal>>, stop: &CancellationToken) {
+    wire.up.hearing.store(false, Ordering::Relaxed);
     tokio::select! {
         () = stop.cancelled() => {}
-        () = keep_hearing(&wire, &listeners) => {}
+        () = keep_hearing(wire, listeners) => {}
     }
 }
 
@@ -428,7 +439,7 @@ mod tests {
     #[test]
     fn a_wrong_url_is_refused_without_showing_its_password() {
         for wrong in ["", "host", "http://:hunter2@host", "redis://:hunter2@host:port"] {
-            let error = RedisSignals::start(wrong, "d").err().expect(wrong);
+            let error = RedisSignals::start(wrong, "d", &Watchdog::default()).err().expect(wrong);
             assert!(!error.contains("hunter2"), "{error}");
         }
     }

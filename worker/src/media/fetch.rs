@@ -7,6 +7,7 @@
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,19 +17,21 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
+use sanasr_shared::ids::UserId;
 use sanasr_shared::media::{FileStore, HEAD_BYTES, LocalFile, check, identify};
 use sanasr_shared::message::MessageType;
 use sanasr_shared::settings::MediaSettings;
 use sanasr_shared::tls;
-use tokio::sync::Semaphore;
 
 use super::address::is_public;
+use super::places::Places;
 use super::{Missing, missing};
 
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
-/// Files fetched at once, in one process.
+/// Files fetched at once, in one process; and of these, for one user.
 const AT_ONCE: usize = 64;
+const AT_ONCE_PER_USER: usize = 16;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Characters of a file's media type that are believed.
@@ -102,7 +105,7 @@ pub(super) struct Fetcher {
     client: OnceLock<Option<Client>>,
     limit: u64,
     timeout: Duration,
-    room: Semaphore,
+    places: Places,
 }
 
 impl Fetcher {
@@ -117,7 +120,7 @@ impl Fetcher {
             client: OnceLock::new(),
             limit: settings.media_limit,
             timeout: settings.media_fetch_timeout,
-            room: Semaphore::new(AT_ONCE),
+            places: Places::new(AT_ONCE, AT_ONCE_PER_USER),
         }
     }
 
@@ -140,22 +143,29 @@ impl Fetcher {
         client.as_ref()
     }
 
-    /// Fetches a file for a message of this type; answers it and what it is.
+    /// Fetches a file for a user's message of this type; answers it and what it is. The wait for a place counts into the time that
+    /// it may take.
     pub(super) async fn fetch(
         &self,
+        user: UserId,
         url: &str,
         kind: MessageType,
         files: &FileStore,
     ) -> Result<(LocalFile, String), Missing> {
         let client = self.client().ok_or_else(|| unreachable("No HTTP client could be made."))?;
-        let _room = self.room.acquire().await;
+        let begun = AtomicBool::new(false);
         let fetched = tokio::time::timeout(self.timeout, async {
+            let _place = self.places.take(user).await;
+            begun.store(true, Ordering::Relaxed);
             let response = self.response(client, url).await?;
             self.take(response, kind, files).await
         });
         fetched.await.unwrap_or_else(|_| {
             let seconds = self.timeout.as_secs_f64();
-            Err(unreachable(format!("The file didn't arrive within {seconds} s.")))
+            Err(unreachable(match begun.load(Ordering::Relaxed) {
+                true => format!("The file didn't arrive within {seconds} s."),
+                false => format!("Too many files are being fetched: its turn didn't come within {seconds} s."),
+            }))
         })
     }
 

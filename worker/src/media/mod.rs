@@ -2,7 +2,9 @@
 
 mod address;
 mod fetch;
+mod places;
 
+use sanasr_shared::ids::UserId;
 use sanasr_shared::media::{FileError, FileStore, LocalFile};
 use sanasr_shared::message::{Media, MessageError, MessageType};
 use sanasr_shared::ports::bridge::Attachment;
@@ -47,14 +49,14 @@ impl Bringer {
         Self { files, fetcher: Fetcher::new(settings) }
     }
 
-    /// Brings the file of a message of this type.
-    pub(crate) async fn bring(&self, kind: MessageType, media: &Media) -> Result<Brought, Missing> {
+    /// Brings the file of a user's message of this type.
+    pub(crate) async fn bring(&self, user: UserId, kind: MessageType, media: &Media) -> Result<Brought, Missing> {
         let (file, mime_type) = match (media.id, &media.url) {
             (Some(id), _) => {
                 let mime_type = media.mime_type.clone().unwrap_or_else(|| "application/octet-stream".to_owned());
                 (self.files.get(id).await.map_err(missing)?, mime_type)
             }
-            (None, Some(url)) => self.fetcher.fetch(url, kind, &self.files).await?,
+            (None, Some(url)) => self.fetcher.fetch(user, url, kind, &self.files).await?,
             (None, None) => return Err(Missing::Forever(MessageError::internal("it names no file"))),
         };
         let attachment =

@@ -17,7 +17,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::life::Life;
+use crate::life::{Life, Unwritten};
 use crate::pull::{Look, Puller};
 use crate::receipts::Receipts;
 use crate::send::{Delivery, Ended, Finished};
@@ -41,6 +41,22 @@ const PACING_TOLD: Duration = Duration::from_secs(1);
 struct Connection {
     link: Arc<dyn Link>,
     events: mpsc::Receiver<BridgeEvent>,
+    /// What it was opened with.
+    way: Way,
+}
+
+/// What a connection depends on from its beginning: if that changes, it must be opened anew.
+#[derive(PartialEq, Eq)]
+struct Way {
+    proxy: Option<Vec<u8>>,
+    /// The number to pair it with by a code.
+    pair_phone: Option<String>,
+}
+
+impl Way {
+    fn of(session: &OwnedSession) -> Self {
+        Self { proxy: session.proxy.clone(), pair_phone: session.pair_phone.clone().filter(|_| !session.paired) }
+    }
 }
 
 /// A pull and its answer.
@@ -131,7 +147,7 @@ impl<'a> Actor<'a> {
         tokio::pin!(sleep);
         loop {
             self.steer().await;
-            if self.ended && self.board.is_idle() {
+            if self.ended && self.board.has_ended() {
                 break; // if it is wanted again, somebody takes it again
             }
             let wake = self.wake_at();
@@ -226,6 +242,19 @@ impl<'a> Actor<'a> {
     fn opened(&mut self, connection: Option<Connection>) {
         self.connection = connection;
         self.open_at = Instant::now() + self.reopen.pause();
+        self.mind_way();
+    }
+
+    /// Gives the connection up if the session must be reached another way by now: the next one goes that way. What came to be
+    /// paired meanwhile stays connected.
+    fn mind_way(&mut self) {
+        let wanted = Way::of(&self.session);
+        if let Some(Connection { way, .. }) = &self.connection
+            && (way.proxy != wanted.proxy || wanted.pair_phone.is_some() && way.pair_phone != wanted.pair_phone)
+        {
+            self.connection = None;
+            self.open_at = Instant::now();
+        }
     }
 
     fn event(&mut self, event: Option<BridgeEvent>) {
@@ -291,17 +320,13 @@ impl<'a> Actor<'a> {
         let new = self.updates.borrow_and_update().clone();
         let could = self.may_send();
         if new.pair_phone.is_some() && new.pair_phone != self.session.pair_phone && !new.paired {
-            self.connection = None; // the next one pairs by a code
-            self.open_at = now;
-        }
-        if new.proxy != self.session.proxy && self.connection.is_some() {
-            self.connection = None; // the next one goes another way
-            self.open_at = now;
+            self.open_at = now; // its user waits for a code
         }
         if self.board.status() == SessionStatus::Banned && new.connects > self.session.connects {
             self.open_at = now; // its user wants to try before the end of the ban
         }
         self.session = new;
+        self.mind_way();
         self.mind_pace(now);
         if let Some(until) = self.pacing_told
             && until > now
@@ -434,6 +459,7 @@ impl<'a> Actor<'a> {
             let delivery = Delivery {
                 life: Arc::clone(&self.life),
                 session: self.session.id,
+                user: self.session.user_id,
                 claim: self.claim,
                 link: link.clone(),
                 repeats: self.bridge.repeats_under_same_id(),
@@ -470,6 +496,8 @@ impl<'a> Actor<'a> {
             }
             Ended::Waits(until) => self.puller.waits(recipient, until),
             Ended::Released => self.puller.released(recipient),
+            // Its row can't be written: its place is free, and nothing is done for it.
+            Ended::Abandoned => self.puller.ended(&recipient, seq),
             Ended::Lost => {}
         }
         if held {
@@ -577,19 +605,26 @@ fn ban_left(session: &OwnedSession) -> Duration {
 }
 
 async fn connect(life: Arc<Life>, bridge: Arc<dyn Bridge>, session: OwnedSession) -> Option<Connection> {
-    let awaiting = life.persist("a session's open receipts", || life.store.awaiting_receipts(session.id, AWAITING_MAX));
+    let read = life.persist("a session's open receipts", || life.store.awaiting_receipts(session.id, AWAITING_MAX));
+    let awaiting = match read.await {
+        Ok(awaiting) => awaiting,
+        Err(Unwritten::Lost) => return None,
+        // A row that can't be read must not keep the session closed.
+        Err(Unwritten::Refused(_)) => Vec::new(),
+    };
+    let way = Way::of(&session);
     let request = LinkRequest {
         session: session.id,
         owner: life.owner(),
         pace: effective(&session),
         proxy: session.proxy,
-        awaiting: awaiting.await.ok()?,
+        awaiting,
         paired: session.phone_number.filter(|_| session.paired),
         pair_phone: session.pair_phone.filter(|_| !session.paired),
     };
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     let link = bridge.open(request, sender).await;
-    Some(Connection { link, events })
+    Some(Connection { link, events, way })
 }
 
 /// The connection's next event, `None` when there will be none; waits for ever without a connection. Cancel-safe.

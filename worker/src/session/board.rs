@@ -12,12 +12,14 @@ use sanasr_shared::session::{SessionStatus, advice};
 use sanasr_shared::time::Time;
 use tokio::time::{Duration, Instant};
 
-use crate::life::Life;
+use crate::life::{Life, Unwritten};
 use crate::slot::Slot;
 
 /// How long a session says that it is restricted after a send that was refused for that reason: longer than the pause
 /// until it is tried again.
 const RESTRICTED_FOR: Duration = Duration::from_secs(300);
+/// How long until what the database has refused is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
 const RESTRICTED: &str = "restricted";
 /// Characters of a reason, at most.
 const REASON_MAX: usize = 200;
@@ -33,7 +35,21 @@ pub(crate) struct Board {
     pairing: Option<Pairing>,
     dirty: bool,
     written: Option<SessionStatus>,
-    writing: Slot<Option<(SessionStatus, bool)>>,
+    writing: Slot<Wrote>,
+    /// How often in a row the database has refused what it shows.
+    refusals: u32,
+    /// When that is tried again, unless something changes before.
+    retry_at: Option<Instant>,
+}
+
+/// What became of a write.
+enum Wrote {
+    /// The status that the store has now; `false` if the session isn't ours any more.
+    Written(SessionStatus, bool),
+    /// Refused, with the change of the pairing that it told.
+    Refused(Option<Pairing>),
+    /// The life is over.
+    Lost,
 }
 
 /// What the session is doing, and why.
@@ -68,6 +84,8 @@ impl Board {
             dirty: false,
             written: None,
             writing: Slot::empty(),
+            refusals: 0,
+            retry_at: None,
         }
     }
 
@@ -114,7 +132,9 @@ impl Board {
             let next = advice(*status, reason.as_deref());
             tracing::info!(session = %self.session, name = self.name, status = status.as_str(), reason, next, "session");
         }
-        self.dirty |= shown != self.shown || self.written.is_none();
+        if shown != self.shown || self.written.is_none() {
+            (self.dirty, self.retry_at) = (true, None);
+        }
         self.shown = shown;
         self.write();
     }
@@ -129,13 +149,17 @@ impl Board {
         }
     }
 
-    /// When [`Self::restricted`] wears off.
-    pub(crate) const fn wake_at(&self) -> Option<Instant> {
-        self.restricted_until
+    /// When [`Self::expire`] has something to do.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        [self.restricted_until, self.retry_at].into_iter().flatten().min()
     }
 
-    /// Lets a restriction wear off.
+    /// Lets a restriction wear off, and tries a refused write again.
     pub(crate) fn expire(&mut self, now: Instant) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.write();
+        }
         if self.restricted_until.is_some_and(|until| until <= now) {
             self.restricted_until = None;
             self.dirty = true;
@@ -153,21 +177,44 @@ impl Board {
         self.shown.status == SessionStatus::Connected && self.written == Some(SessionStatus::Connected)
     }
 
-    /// Whether all is written.
+    /// Whether nothing is left to write, or the database refuses it.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.dirty && self.pairing.is_none() && self.writing.is_free()
+        self.writing.is_free() && (self.retry_at.is_some() || !self.dirty && self.pairing.is_none())
+    }
+
+    /// Whether the session's end is written, or was refused twice, a while apart: then its actor ends all the same, and the store
+    /// has it as wanted, so that a worker opens it again.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.is_idle() && (self.retry_at.is_none() || self.refusals > 1)
     }
 
     /// Waits for the write under way and begins the next one. `false` if the session isn't ours any more. Cancel-safe.
+    ///
+    /// What the database refuses is kept and tried again later: meanwhile the session goes on as far as the store knows it.
     pub(crate) async fn advance(&mut self) -> bool {
-        let Some((status, ours)) = self.writing.next().await else { return false };
-        self.written = Some(status);
+        let ours = match self.writing.next().await {
+            Wrote::Lost => return false,
+            Wrote::Written(status, ours) => {
+                self.written = Some(status);
+                self.refusals = 0;
+                ours
+            }
+            Wrote::Refused(pairing) => {
+                self.refusals = self.refusals.saturating_add(1);
+                self.pairing = self.pairing.take().or(pairing);
+                if !std::mem::replace(&mut self.dirty, true) {
+                    self.retry_at = Some(Instant::now() + RETRY_AFTER);
+                }
+                true
+            }
+        };
         self.write();
         ours
     }
 
     fn write(&mut self) {
-        if !self.writing.is_free() || (!self.dirty && self.pairing.is_none()) {
+        let nothing = !self.dirty && self.pairing.is_none();
+        if !self.writing.is_free() || nothing || self.retry_at.is_some() {
             return;
         }
         self.dirty = false;
@@ -186,7 +233,11 @@ impl Board {
         self.writing.put(async move {
             let wrote = life.persist("a session's status", || life.store.report(life.id, session, &report)).await;
             life.announce(session);
-            wrote.ok().map(|ours| (report.status, ours))
+            match wrote {
+                Ok(ours) => Wrote::Written(report.status, ours),
+                Err(Unwritten::Refused(_)) => Wrote::Refused(report.pairing),
+                Err(Unwritten::Lost) => Wrote::Lost,
+            }
         });
     }
 }

@@ -1,19 +1,17 @@
 //! Keeps a session's actor running: one that panics is begun again under a new claim number, so that what it left
 //! `sending` is in doubt.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use futures_util::FutureExt;
-use sanasr_shared::lifecycle::Backoff;
+use sanasr_shared::lifecycle::{Backoff, caught};
 use sanasr_shared::ports::store::OwnedSession;
 use sanasr_shared::session::SessionStatus;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::life::{Life, said};
+use crate::life::Life;
 use crate::session::actor::Actor;
 use crate::session::board::Board;
 
@@ -46,9 +44,10 @@ pub(crate) async fn supervise(life: Arc<Life>, mut reins: Reins) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(60));
     loop {
         let begun = Instant::now();
-        let actor = Actor::new(Arc::clone(&life), Arc::clone(&bridge), &mut reins);
-        let Err(panic) = AssertUnwindSafe(actor.run()).catch_unwind().await else { return };
-        tracing::error!(session = %id, name, "the session's actor crashed: {}", said(&*panic));
+        let actor = async { Actor::new(Arc::clone(&life), Arc::clone(&bridge), &mut reins).run().await };
+        let Err(panic) = caught(actor).await else { return };
+        tracing::error!(session = %id, name, "the session's actor crashed and is started again: {panic}");
+        metrics::counter!("sanasr_crashes_total", "part" => "session").increment(1);
         if begun.elapsed() > STEADY {
             backoff.reset();
         }

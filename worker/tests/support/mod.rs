@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sanasr_shared::ids::{MessageId, SessionId, UserId, new_whatsapp_id};
+use sanasr_shared::lifecycle::Watchdog;
 use sanasr_shared::media::FileStore;
 use sanasr_shared::message::{Content, Message, MessageType, NewMessage, Status};
 use sanasr_shared::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, Receipts, SendRequest};
@@ -172,6 +173,7 @@ impl World {
             media: self.media.clone(),
             files: FileStore::open(&self.media, &self.folder).expect("a folder for files"),
             shard: 7,
+            watchdog: Watchdog::default(),
             alone: false,
         };
         let stop = CancellationToken::new();

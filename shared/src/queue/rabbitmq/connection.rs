@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::lifecycle::{Backoff, Presence};
+use crate::lifecycle::{Backoff, Presence, Watchdog};
 
 /// How long a call to the broker may take. None of the client's calls has a limit of its own.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(10);
@@ -119,10 +119,18 @@ pub(super) struct Line {
 
 impl Line {
     /// Begins to connect. `purpose` shows in logs and in the broker's list of connections.
-    pub(super) fn start(uri: &AMQPUri, purpose: &'static str, stop: &CancellationToken) -> Arc<Self> {
+    pub(super) fn start(
+        uri: &AMQPUri,
+        purpose: &'static str,
+        watchdog: &Watchdog,
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
         let (sender, state) = watch::channel(State::Starting);
         let stop = stop.child_token();
-        tokio::spawn(keep(uri.clone(), purpose, sender, stop.clone()));
+        let (uri, ended, watchdog) = (uri.clone(), stop.clone(), watchdog.clone());
+        tokio::spawn(async move {
+            watchdog.keep("a connection to RabbitMQ", |_| keep(&uri, purpose, &sender, &ended)).await;
+        });
         Arc::new(Self {
             state,
             set_up: Semaphore::new(SET_UPS_AT_ONCE),
@@ -200,20 +208,20 @@ impl Drop for Place {
     }
 }
 
-async fn keep(uri: AMQPUri, purpose: &'static str, state: watch::Sender<State>, stop: CancellationToken) {
+async fn keep(uri: &AMQPUri, purpose: &'static str, state: &watch::Sender<State>, stop: &CancellationToken) {
     let name = format!("RabbitMQ at {}:{} ({purpose})", uri.authority.host, uri.authority.port);
     let mut presence = Presence::new(name.clone());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let attempt = tokio::select! {
             () = stop.cancelled() => return,
-            attempt = connect(&uri, purpose) => attempt,
+            attempt = connect(uri, purpose) => attempt,
         };
         match attempt {
             Ok(connection) => {
                 presence.here();
                 let since = Instant::now();
-                let ended = watch_over(Arc::new(connection), &name, &state, &stop).await;
+                let ended = watch_over(Arc::new(connection), &name, state, stop).await;
                 state.send_replace(State::Away);
                 let Some(fault) = ended else { return };
                 presence.away(&fault);

@@ -12,14 +12,14 @@ use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
-use tokio::sync::{Notify, SemaphorePermit};
+use tokio::sync::{Mutex, Notify, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connection::{CALL_LIMIT, CLOSE_LIMIT, Fault, Place, SOUND, within};
 use crate::ids::SessionId;
-use crate::lifecycle::Backoff;
+use crate::lifecycle::{Backoff, keep};
 use crate::ports::queue::Doorbell;
 
 /// How long a job may be held: RabbitMQ closes a channel that holds one for 30 minutes.
@@ -54,7 +54,11 @@ impl RabbitDoorbell {
     pub(super) fn start(consumption: Consumption, place: Place, stop: CancellationToken) -> Self {
         let wire = Arc::new(Wire::default());
         let consumer = Consumer { consumption, wire: Arc::clone(&wire), declares: true, complained: false };
-        let task = tokio::spawn(consumer.run(place, stop.clone()));
+        let ended = stop.clone();
+        let task = tokio::spawn(async move {
+            let consumer = Mutex::new(consumer);
+            keep("a doorbell", async || consumer.lock().await.run(&place, &ended).await).await;
+        });
         Self { wire, task, stop: stop.drop_guard() }
     }
 }
@@ -95,7 +99,7 @@ struct Consumer {
 }
 
 impl Consumer {
-    async fn run(mut self, place: Place, stop: CancellationToken) {
+    async fn run(&mut self, place: &Place, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
             let connection = tokio::select! {
@@ -104,7 +108,7 @@ impl Consumer {
             };
             let Some(connection) = connection else { return };
             let since = Instant::now();
-            let Err(fault) = self.consume(&connection, &place, &stop).await else { return };
+            let Err(fault) = self.consume(&connection, place, stop).await else { return };
             // The line tells of lost connections.
             if connection.status().connected() {
                 self.complain(&fault);

@@ -25,6 +25,7 @@ use self::connection::{CLOSE_LIMIT, Fault, Line, Place, within};
 use self::doorbell::{Consumption, RabbitDoorbell};
 use self::publisher::Publisher;
 use crate::ids::SessionId;
+use crate::lifecycle::Watchdog;
 use crate::ports::queue::{Doorbell, Queue};
 use crate::ports::store::AcceptedJob;
 use crate::settings::QueueType;
@@ -48,6 +49,7 @@ pub struct RabbitQueue {
     /// Connections that consume and ask: the first is opened when it is needed, and kept.
     consuming: Mutex<Vec<Arc<Line>>>,
     asking: Semaphore,
+    watchdog: Watchdog,
     stop: CancellationToken,
     _stop_when_dropped: DropGuard,
 }
@@ -69,16 +71,17 @@ impl RabbitQueue {
     ///
     /// # Errors
     /// What is wrong with the URL.
-    pub fn start(url: &str, deployment: &str, kind: QueueType) -> Result<Arc<Self>, String> {
+    pub fn start(url: &str, deployment: &str, kind: QueueType, watchdog: &Watchdog) -> Result<Arc<Self>, String> {
         let uri = connection::read_url(url)?;
         if deployment.len() > DEPLOYMENT_CHARS_MAX {
             return Err(format!("the deployment's id is longer than {DEPLOYMENT_CHARS_MAX} characters"));
         }
         let names = Names { prefix: deployment.to_owned() };
         let stop = CancellationToken::new();
-        let publishing = Line::start(&uri, "publishing", &stop);
+        let publishing = Line::start(&uri, "publishing", watchdog, &stop);
         Ok(Arc::new(Self {
-            publisher: Publisher::start(names.clone(), Arc::clone(&publishing), stop.child_token()),
+            publisher: Publisher::start(names.clone(), Arc::clone(&publishing), watchdog, stop.child_token()),
+            watchdog: watchdog.clone(),
             uri,
             names,
             kind,
@@ -112,7 +115,7 @@ impl RabbitQueue {
     }
 
     fn open_line(&self) -> Arc<Line> {
-        Line::start(&self.uri, "consuming", &self.stop)
+        Line::start(&self.uri, "consuming", &self.watchdog, &self.stop)
     }
 
     /// Asks the broker something on a channel of its own, since a refusal closes it; `None` if there is no connection.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{CALL_LIMIT, Fault, Line, SOUND, within};
 use super::{Names, job};
-use crate::lifecycle::Backoff;
+use crate::lifecycle::{Backoff, Watchdog};
 use crate::message::MAX_LIFE;
 use crate::ports::store::AcceptedJob;
 use crate::queue::{count_dropped, count_published};
@@ -40,9 +40,12 @@ pub(super) struct Publisher {
 
 impl Publisher {
     /// Begins to send over this line.
-    pub(super) fn start(names: Names, line: Arc<Line>, stop: CancellationToken) -> Self {
+    pub(super) fn start(names: Names, line: Arc<Line>, watchdog: &Watchdog, stop: CancellationToken) -> Self {
         let outbox = Arc::new(Outbox::default());
-        let task = tokio::spawn(run(Arc::clone(&outbox), names, line, stop));
+        let (waiting, watchdog) = (Arc::clone(&outbox), watchdog.clone());
+        let task = tokio::spawn(async move {
+            watchdog.keep("publishing jobs", |_| run(&waiting, &names, &line, &stop)).await;
+        });
         Self { outbox, task: Mutex::new(Some(task)) }
     }
 
@@ -129,19 +132,19 @@ impl Outbox {
     }
 }
 
-async fn run(outbox: Arc<Outbox>, names: Names, line: Arc<Line>, stop: CancellationToken) {
+async fn run(outbox: &Outbox, names: &Names, line: &Line, stop: &CancellationToken) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         // With nothing left to send a stop needn't wait for the broker.
         let connection = tokio::select! {
             () = stop.cancelled() => return,
             connection = line.connection() => connection,
-            () = drained(&outbox) => return,
+            () = drained(outbox) => return,
         };
         let Some(connection) = connection else { return };
         let since = Instant::now();
         let sent = tokio::select! {
-            sent = send_over(&outbox, &names, &connection) => sent,
+            sent = send_over(outbox, names, &connection) => sent,
             () = line.gone(&connection) => Err(Fault::Lost("the connection is gone")),
         };
         match sent {

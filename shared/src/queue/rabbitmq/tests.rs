@@ -20,7 +20,8 @@ async fn broker(kind: QueueType) -> Option<(Arc<RabbitQueue>, Connection, Channe
         return None;
     };
     let deployment = format!("test-{}", SessionId::generate());
-    let queue = RabbitQueue::start(&url, &deployment, kind).expect("a URL that can be read");
+    let queue = RabbitQueue::start(&url, &deployment, kind, &crate::lifecycle::Watchdog::default())
+        .expect("a URL that can be read");
     let client = Connection::connect(&url, ConnectionProperties::default()).await.expect("a broker");
     let channel = client.create_channel().await.expect("a channel");
     Some((queue, client, channel))

@@ -107,7 +107,7 @@ impl World {
     }
 
     async fn fetch_asking(&self, lookup: Arc<dyn Lookup>, url: &str) -> Result<(LocalFile, String), Missing> {
-        Fetcher::asking(lookup, &self.settings).fetch(url, MessageType::Image, &self.files).await
+        Fetcher::asking(lookup, &self.settings).fetch(UserId(1), url, MessageType::Image, &self.files).await
     }
 
     async fn code(&self, url: &str) -> String {
@@ -261,4 +261,44 @@ async fn a_server_that_is_silent_is_given_up() {
     let mut world = World::new(&["127.0.0.1"]);
     world.settings.media_fetch_timeout = Duration::from_millis(200);
     assert_eq!(world.code(&format!("http://127.0.0.1:{port}/")).await, "now: media_unreachable");
+}
+
+/// A server that takes connections and says nothing.
+async fn silent() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let url = format!("http://{}/slow.png", listener.local_addr().expect("an address"));
+    let connections = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (url, connections)
+}
+
+#[tokio::test]
+async fn slow_files_of_one_user_hold_up_nobody_else() {
+    let world = World::new(&["127.0.0.1"]);
+    let fetcher = Arc::new(Fetcher::asking(Script::new([vec![LOOPBACK]]), &world.settings));
+    let (slow, connections) = silent().await;
+    let mut fetches = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let (fetcher, files, slow) = (Arc::clone(&fetcher), world.files.clone(), slow.clone());
+        fetches.spawn(async move { code(fetcher.fetch(UserId(1), &slow, MessageType::Image, &files).await) });
+    }
+    while connections.load(Ordering::Relaxed) < AT_ONCE_PER_USER {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let url = format!("http://127.0.0.1:{}/a.png", Server::ok(PNG).await.port);
+    fetcher.fetch(UserId(2), &url, MessageType::Image, &world.files).await.expect("another user's file comes at once");
+    assert_eq!(connections.load(Ordering::Relaxed), AT_ONCE_PER_USER, "while the first still holds their places");
+    // Whoever waits for a place gives up with the others: nobody waits several times the limit.
+    let begun = std::time::Instant::now();
+    while let Some(ended) = fetches.join_next().await {
+        assert_eq!(ended.expect("an end"), "now: media_unreachable");
+    }
+    assert!(begun.elapsed() < world.settings.media_fetch_timeout * 2, "{:?}", begun.elapsed());
 }
