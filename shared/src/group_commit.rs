@@ -125,6 +125,9 @@ impl<Req, Resp> Group<Req, Resp> {
     }
 }
 
+/// Requests that are deferred, at most, before a batch is filled up no further: far more than there are retries of one request.
+const DEFERRED_MAX: usize = 4_096;
+
 /// Batches of requests that one statement can speak for together: the others wait for the next one.
 pub struct Batches<Req, Resp> {
     gather: Arc<Gather<Req, Resp>>,
@@ -138,15 +141,33 @@ impl<Req, Resp> Batches<Req, Resp> {
     }
 
     /// The next batch: the first request that waits, and those of the others which `together` takes beside those that it
-    /// took before. `None` when nothing will come any more.
+    /// took before. What was deferred doesn't hold the others up: the batch is filled from what waits behind it. `None` when
+    /// nothing will come any more.
     pub async fn next(&mut self, mut together: impl FnMut(&Req) -> bool) -> Option<Vec<Pending<Req, Resp>>> {
         let mut waiting = std::mem::take(&mut self.deferred);
         if waiting.is_empty() {
             waiting = self.gather.next().await?;
         }
-        let (batch, later) = waiting.into_iter().partition(|pending| together(&pending.request));
-        self.deferred = later;
-        Some(batch)
+        let weight_max = self.gather.weight_max;
+        let mut batch = Vec::with_capacity(waiting.len());
+        let mut weight = 0;
+        loop {
+            for pending in waiting {
+                if (weight < weight_max || batch.is_empty()) && together(&pending.request) {
+                    weight += pending.weight;
+                    batch.push(pending);
+                } else {
+                    self.deferred.push(pending);
+                }
+            }
+            if weight >= weight_max || self.deferred.len() >= DEFERRED_MAX {
+                return Some(batch);
+            }
+            waiting = self.gather.waiting_up_to(weight_max - weight);
+            if waiting.is_empty() {
+                return Some(batch);
+            }
+        }
     }
 }
 
@@ -182,10 +203,14 @@ impl<Req, Resp> Gather<Req, Resp> {
 
     /// Takes what waits already, up to the weight, without waiting.
     pub fn waiting(&self) -> Vec<Pending<Req, Resp>> {
+        self.waiting_up_to(self.weight_max)
+    }
+
+    fn waiting_up_to(&self, weight_max: usize) -> Vec<Pending<Req, Resp>> {
         let mut batch = Vec::new();
         if let Ok(mut requests) = self.requests.try_lock() {
             let mut weight = 0;
-            while weight < self.weight_max
+            while weight < weight_max
                 && let Ok(next) = requests.try_recv()
             {
                 weight += next.weight;
@@ -193,5 +218,42 @@ impl<Req, Resp> Gather<Req, Resp> {
             }
         }
         batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn twins_wait() -> impl FnMut(&u32) -> bool {
+        let mut seen = HashSet::new();
+        move |request| seen.insert(*request)
+    }
+
+    fn requests(batch: &[Pending<u32, ()>]) -> Vec<u32> {
+        batch.iter().map(|pending| pending.request).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_deferred_holds_nobody_else_up() {
+        let (group, gather) = group::<u32, ()>(1_000, 50);
+        let mut batches = Batches::new(Arc::new(gather));
+        let offer = |request: u32| {
+            let (answer, _) = oneshot::channel();
+            group.requests.try_send(Pending { request, weight: 1, answer }).map_err(|_| "no room")
+        };
+        // Retries of one request, and others behind them.
+        (0..100).try_for_each(|_| offer(7)).expect("room");
+        (10..20).try_for_each(offer).expect("room");
+        let first = batches.next(twins_wait()).await.expect("a batch");
+        assert_eq!(requests(&first), [7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
+        (20..100).try_for_each(offer).expect("room");
+        let second = batches.next(twins_wait()).await.expect("a batch");
+        assert_eq!(requests(&second), [7].into_iter().chain(20..69).collect::<Vec<_>>(), "full, and no fuller");
+        let third = batches.next(twins_wait()).await.expect("a batch");
+        assert_eq!(requests(&third), [7].into_iter().chain(69..100).collect::<Vec<_>>());
+        assert_eq!(requests(&batches.next(twins_wait()).await.expect("a batch")), [7]);
     }
 }
