@@ -29,6 +29,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::api_logs::ApiLogs;
+use crate::auth::Asker;
 use crate::problem::{Code, Problem};
 use crate::state::App;
 use crate::trail::Trail;
@@ -169,7 +170,7 @@ pub(crate) async fn edge(State(Edge { proxies, api_logs }): State<Edge>, mut req
     let status = response.status();
     finish_headers(response.headers_mut(), &id, &trail);
     count(&method, route.as_ref(), status);
-    if let Some(logs) = api_logs.filter(|_| is_api(uri.path())) {
+    if let Some(logs) = api_logs.filter(|_| is_api(uri.path()) && !trail.is_past_limit()) {
         logs.add(ApiLog {
             at: came_at,
             user: trail.asker().map(|asker| asker.user),
@@ -218,6 +219,17 @@ fn known_method(method: &Method) -> Option<&'static str> {
         Method::OPTIONS => "OPTIONS",
         _ => return None,
     })
+}
+
+/// Answers a request that no endpoint takes. Below the API's path it counts like any other: in its account's limit, or without
+/// valid credentials in its address's.
+pub(crate) async fn refuse(app: Option<App>, request: Request, problem: Problem) -> Problem {
+    let Some(app) = app.filter(|_| is_api(request.uri().path())) else { return problem };
+    let (mut parts, _) = request.into_parts();
+    match Asker::from_request_parts(&mut parts, &app).await {
+        Err(refused) if refused.code() == Code::RateLimited => refused,
+        _ => problem,
+    }
 }
 
 /// Whether a path is the API's: what the API log is about.

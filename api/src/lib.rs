@@ -45,6 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
 use sanasr_shared::media::FileStore;
@@ -153,9 +154,14 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 
 /// What every answer has in common, around the routes.
 fn finish(routes: Router, app: Option<App>, edge: Edge, cors: Option<CorsLayer>) -> Router {
+    let (unknown, known) = (app.clone(), app.clone());
     let inner = routes
-        .fallback(async || Problem::not_found("There is no such endpoint."))
-        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .fallback(move |request: Request| {
+            edge::refuse(unknown.clone(), request, Problem::not_found("There is no such endpoint."))
+        })
+        .method_not_allowed_fallback(move |request: Request| {
+            edge::refuse(known.clone(), request, Problem::method_not_allowed())
+        })
         .layer(from_fn_with_state(edge, edge::edge));
     let inner = match cors {
         Some(cors) => inner.layer(cors),

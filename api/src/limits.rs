@@ -2,10 +2,11 @@
 //!
 //! Each API process counts for itself. The headers are those of draft-ietf-httpapi-ratelimit-headers-10.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use governor::clock::{Clock, DefaultClock};
@@ -18,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Time between two clean-ups of who hasn't asked lately.
 const CLEAN_EVERY: Duration = Duration::from_secs(30);
+/// Addresses that are remembered as past their limit, at most: some 10 MB. Each stays for the time of one request, 50 ms by
+/// default, so that only an attack from more addresses at once than this goes beyond it, and costs a look-up each.
+const EXHAUSTED_MAX: usize = 100_000;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -37,8 +41,11 @@ type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInform
 pub(crate) struct Limits {
     accounts: Limiter<Account>,
     addresses: Limiter<IpAddr>,
+    /// Addresses that may not ask anything before a time.
+    exhausted: Mutex<HashMap<IpAddr, Instant>>,
     clock: DefaultClock,
     quota: Quota,
+    address_quota: Quota,
 }
 
 /// What an account may still ask.
@@ -58,18 +65,22 @@ pub(crate) type Refused = Duration;
 impl Limits {
     pub(crate) fn start(settings: &HttpSettings, life: CancellationToken) -> Arc<Self> {
         let quota = quota(settings.key_rate, settings.key_burst);
+        let address_quota = self::quota(settings.address_rate, settings.address_burst);
         let limits = Arc::new(Self {
             accounts: RateLimiter::dashmap(quota).with_middleware(),
-            addresses: RateLimiter::dashmap(self::quota(settings.address_rate, settings.address_burst))
-                .with_middleware(),
+            addresses: RateLimiter::dashmap(address_quota).with_middleware(),
+            exhausted: Mutex::default(),
             clock: DefaultClock::default(),
             quota,
+            address_quota,
         });
         let cleaned = Arc::clone(&limits);
         tokio::spawn(async move {
             while life.run_until_cancelled(tokio::time::sleep(CLEAN_EVERY)).await.is_some() {
                 cleaned.accounts.retain_recent();
                 cleaned.addresses.retain_recent();
+                let now = Instant::now();
+                cleaned.lock().retain(|_, until| *until > now);
             }
         });
         limits
@@ -85,11 +96,45 @@ impl Limits {
 
     /// Counts a request without valid credentials.
     pub(crate) fn ask_unknown(&self, address: IpAddr) -> Result<(), Refused> {
-        let refused = match self.addresses.check_key(&network(address)) {
-            Ok(_) => return Ok(()),
-            Err(refused) => refused,
-        };
-        Err(refused.wait_time_from(self.clock.now()))
+        let address = network(address);
+        match self.addresses.check_key(&address) {
+            Ok(state) => {
+                if state.remaining_burst_capacity() == 0 {
+                    self.exhaust(address, self.address_quota.replenish_interval());
+                }
+                Ok(())
+            }
+            Err(refused) => {
+                let wait = refused.wait_time_from(self.clock.now());
+                self.exhaust(address, wait);
+                Err(wait)
+            }
+        }
+    }
+
+    /// Whether a request without valid credentials would be too much now. Counts nothing.
+    pub(crate) fn may_ask_unknown(&self, address: IpAddr) -> Result<(), Refused> {
+        let until = self.lock().get(&network(address)).copied();
+        match until.map(|until| until.saturating_duration_since(Instant::now())) {
+            Some(wait) if !wait.is_zero() => Err(wait),
+            _ => Ok(()),
+        }
+    }
+
+    fn exhaust(&self, address: IpAddr, wait: Duration) {
+        let now = Instant::now();
+        let mut exhausted = self.lock();
+        if exhausted.len() >= EXHAUSTED_MAX && !exhausted.contains_key(&address) {
+            exhausted.retain(|_, until| *until > now);
+            if exhausted.len() >= EXHAUSTED_MAX {
+                return;
+            }
+        }
+        exhausted.insert(address, now + wait);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Instant>> {
+        self.exhausted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rate(&self, remaining: u32) -> Rate {
@@ -156,5 +201,20 @@ mod tests {
         let ask = |text: &str| limits.ask_unknown(text.parse().expect("an address")).is_ok();
         assert!(ask("2001:db8::1") && !ask("2001:db8::2") && ask("2001:db8:0:1::1"));
         assert!(ask("192.0.2.1") && !ask("::ffff:192.0.2.1") && ask("192.0.2.2"));
+    }
+
+    #[tokio::test]
+    async fn an_address_past_its_limit_is_known_without_counting() {
+        let settings = HttpSettings { address_rate: 1, address_burst: 3, ..defaults() };
+        let limits = Limits::start(&settings, CancellationToken::new());
+        let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        for _ in 0..3 {
+            assert!((0..10).all(|_| limits.may_ask_unknown(one).is_ok()), "asking whether it may doesn't count");
+            assert!(limits.ask_unknown(one).is_ok());
+        }
+        let wait = limits.may_ask_unknown(one).expect_err("it has none left");
+        assert!(wait <= Duration::from_secs(1), "{wait:?}");
+        assert!(limits.ask_unknown(one).is_err());
+        assert!(limits.may_ask_unknown(other).is_ok());
     }
 }

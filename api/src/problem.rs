@@ -18,6 +18,8 @@ use crate::fields::{FieldError, FieldErrors};
 
 /// Seconds after which a request that found no room, or no database, may be tried again.
 const RETRY_AFTER_S: u64 = 2;
+/// Seconds after which somebody who has as many of a thing open as may be should look again: nobody knows when one goes.
+const AT_LIMIT_RETRY_S: u64 = 10;
 
 /// How to authenticate.
 const CHALLENGE: &str = "Bearer realm=\"sanasr\", ApiKey realm=\"sanasr\"";
@@ -246,6 +248,13 @@ impl Problem {
         let seconds = wait.as_secs() + 1;
         let mut problem = Self::new(Code::RateLimited, format!("Too many requests. Try again in {seconds} s."));
         problem.0.retry_after_s = Some(seconds);
+        problem
+    }
+
+    /// As many are open as may be: it may be asked again when one has gone.
+    pub(crate) fn at_limit(detail: impl Into<Cow<'static, str>>) -> Self {
+        let mut problem = Self::new(Code::RateLimited, detail);
+        problem.0.retry_after_s = Some(AT_LIMIT_RETRY_S);
         problem
     }
 

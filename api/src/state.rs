@@ -24,6 +24,7 @@ use crate::body::BodyRoom;
 use crate::events::{self, Hub};
 use crate::keys_used::KeysUsed;
 use crate::limits::Limits;
+use crate::logins::regulars::Regulars;
 use crate::messages::waiters::Waiters;
 use crate::multipart::UploadRoom;
 use crate::requests::Requests;
@@ -43,6 +44,7 @@ pub(crate) struct State {
     pub(crate) logins: Arc<KnownLogins>,
     pub(crate) tokens: Tokens,
     pub(crate) passwords: Passwords,
+    pub(crate) regulars: Arc<Regulars>,
     pub(crate) sessions: Arc<KnownSessions>,
     pub(crate) backlog: Arc<BacklogGate>,
     pub(crate) waiters: Arc<Waiters>,
@@ -78,7 +80,7 @@ impl App {
         let keys = Arc::new(Keys::new());
         let logins = Arc::new(KnownLogins::new());
         let waiters = Arc::new(Waiters::default());
-        let events = Hub::new(Arc::clone(&parts.store));
+        let events = Hub::new(Arc::clone(&parts.store), parts.http.streams_per_user);
         let stopping = CancellationToken::new();
         events::tasks::start(&events, stopping.clone(), life.clone());
         let ears = Ears {
@@ -96,6 +98,7 @@ impl App {
             tokens: Tokens::new(parts.store.deployment(), &parts.secret, &parts.tokens),
             vault: Vault::new(&parts.secret),
             passwords: Passwords::start(),
+            regulars: Regulars::new(),
             sessions: Arc::new(KnownSessions::new()),
             backlog: Arc::new(BacklogGate::new(Arc::clone(&parts.store), &parts.accept)),
             waiters,

@@ -1,6 +1,7 @@
 //! What becomes known of a request while it is answered: who sent it, from where, and how much they may still ask.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::FromRequestParts;
@@ -26,6 +27,7 @@ pub(crate) struct Trail {
     pub(crate) encrypted: bool,
     asker: OnceLock<Asker>,
     rate: OnceLock<Rate>,
+    past_limit: AtomicBool,
 }
 
 impl Trail {
@@ -39,6 +41,7 @@ impl Trail {
             encrypted: behind && headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https"),
             asker: OnceLock::new(),
             rate: OnceLock::new(),
+            past_limit: AtomicBool::new(false),
         }
     }
 
@@ -58,6 +61,15 @@ impl Trail {
 
     pub(crate) fn set_rate(&self, rate: Rate) {
         let _ = self.rate.set(rate);
+    }
+
+    /// It had no valid credentials and was refused as one too many from its address: it leaves no line in the API log.
+    pub(crate) fn is_past_limit(&self) -> bool {
+        self.past_limit.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_past_limit(&self) {
+        self.past_limit.store(true, Ordering::Relaxed);
     }
 }
 

@@ -97,6 +97,10 @@ pub struct HttpSettings {
     #[arg(long, env = "SANASR_ADDRESS_BURST", default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub address_burst: u32,
 
+    /// Event streams that one user may have open at once, in each process
+    #[arg(long, env = "SANASR_STREAMS_PER_USER", default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub streams_per_user: u32,
+
     /// Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses or networks, such as 10.0.0.0/8
     #[arg(long, env = "SANASR_TRUSTED_PROXIES", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_network)]
     pub trusted_proxies: Vec<IpNet>,

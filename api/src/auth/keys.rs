@@ -1,41 +1,114 @@
 //! API keys.
+//!
+//! An address past its limit is refused before its key is looked up, unless this process has found the key good within the last
+//! hour: so a flood of wrong keys costs no queries, and one container with a stale key doesn't lock out the office around it.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use sanasr_shared::ports::store::StoreError;
 use sanasr_shared::time::Time;
 use sanasr_shared::user::{KeyOwner, RawApiKey};
 
 use super::{Asker, Credential};
+use crate::problem::Problem;
 use crate::remembered::Remembered;
 use crate::state::App;
+use crate::trail::Trail;
 
-/// Keys that are remembered, unknown ones among them.
+/// Keys whose owners are remembered, at most. Keys that don't exist aren't among them: they can't push out those that do.
 const REMEMBERED_MAX: usize = 50_000;
+/// How long a key that was found good is looked up whatever its address has asked. At most twice as long.
+const GOOD_FOR: Duration = Duration::from_secs(3_600);
+/// Keys that were found good in that time, at most: 32 bytes each, twice. Past it the oldest half is forgotten.
+const GOOD_MAX: usize = 100_000;
 
 /// What is known of keys, by their public part.
-pub(crate) struct Keys(Arc<Remembered<String, Option<Arc<KeyOwner>>>>);
+pub(crate) struct Keys {
+    owners: Arc<Remembered<String, Option<Arc<KeyOwner>>>>,
+    good: Mutex<Good>,
+}
+
+/// The hashes of keys that were found good lately, in two halves: the older one goes when the newer one is full or old enough.
+struct Good {
+    newer: HashSet<[u8; 32]>,
+    older: HashSet<[u8; 32]>,
+    since: Instant,
+    half_max: usize,
+}
+
+impl Good {
+    fn new(half_max: usize) -> Self {
+        Self { newer: HashSet::new(), older: HashSet::new(), since: Instant::now(), half_max }
+    }
+
+    fn contains(&mut self, hash: &[u8; 32], now: Instant) -> bool {
+        self.turn(now);
+        self.newer.contains(hash) || self.older.contains(hash)
+    }
+
+    fn add(&mut self, hash: [u8; 32], now: Instant) {
+        self.turn(now);
+        if self.newer.len() >= self.half_max && !self.newer.contains(&hash) {
+            self.older = std::mem::take(&mut self.newer);
+            self.since = now;
+        }
+        self.newer.insert(hash);
+    }
+
+    fn remove(&mut self, hash: &[u8; 32]) {
+        self.newer.remove(hash);
+        self.older.remove(hash);
+    }
+
+    fn turn(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.since);
+        if age < GOOD_FOR {
+            return;
+        }
+        let newer = std::mem::take(&mut self.newer);
+        self.older = if age < 2 * GOOD_FOR { newer } else { HashSet::new() };
+        self.since = now;
+    }
+}
 
 impl Keys {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Remembered::new(REMEMBERED_MAX)))
+        Self { owners: Arc::new(Remembered::new(REMEMBERED_MAX)), good: Mutex::new(Good::new(GOOD_MAX / 2)) }
     }
 
     pub(crate) fn forget_all(&self) {
-        self.0.forget_all();
+        self.owners.forget_all();
+    }
+
+    fn good(&self) -> MutexGuard<'_, Good> {
+        self.good.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whose key this is; `None` if it opens nothing, for whatever reason.
-pub(crate) async fn asker(app: &App, key: &str) -> Result<Option<Asker>, StoreError> {
+///
+/// # Errors
+/// The key isn't known to be good, and its address is past its limit; or the store is away.
+pub(crate) async fn asker(app: &App, trail: &Trail, key: &str) -> Result<Option<Asker>, Problem> {
     let Some((lookup, hash)) = RawApiKey::parse(key) else { return Ok(None) };
+    let was_good = app.keys.good().contains(&hash, Instant::now());
+    if !was_good && let Err(wait) = app.limits.may_ask_unknown(trail.address) {
+        trail.set_past_limit();
+        return Err(Problem::rate_limited(wait));
+    }
     let read = {
         let store = Arc::clone(&app.store);
         let lookup = lookup.to_owned();
-        async move { Ok(store.key_owner(&lookup).await?.map(Arc::new)) }
+        async move { store.key_owner(&lookup).await.map(|owner| owner.map(Arc::new)) }
     };
-    let owner: Option<Arc<KeyOwner>> = app.keys.0.get(lookup.to_owned(), |_| true, read).await?;
+    let owner: Option<Arc<KeyOwner>> = app.keys.owners.get(lookup.to_owned(), |owner| owner.is_some(), read).await?;
     let owner = owner.filter(|owner| opens(owner, &hash, Time::now()));
+    match (&owner, was_good) {
+        (Some(_), _) => app.keys.good().add(hash, Instant::now()),
+        (None, true) => app.keys.good().remove(&hash),
+        (None, false) => {}
+    }
     Ok(owner.map(|owner| Asker { user: owner.user_id, staff: false, credential: Credential::Key(owner.key_id) }))
 }
 
@@ -73,5 +146,22 @@ mod tests {
         assert!(!opens(&KeyOwner { key_is_active: false, ..good.clone() }, &[7; 32], Time(0)));
         assert!(!opens(&KeyOwner { user_is_active: false, ..good.clone() }, &[7; 32], Time(0)));
         assert!(!opens(&KeyOwner { hash: Vec::new(), ..good }, &[7; 32], Time(0)));
+    }
+
+    #[test]
+    fn good_keys_are_known_for_an_hour_and_only_so_many() {
+        let start = Instant::now();
+        let minutes = |n: u64| start + Duration::from_secs(60 * n);
+        let mut good = Good::new(2);
+        good.add([1; 32], start);
+        assert!(good.contains(&[1; 32], minutes(59)) && good.contains(&[1; 32], minutes(61)));
+        assert!(!good.contains(&[1; 32], minutes(121)));
+        for n in 2..=6 {
+            good.add([n; 32], minutes(122));
+        }
+        assert!(good.contains(&[6; 32], minutes(122)) && good.contains(&[4; 32], minutes(122)));
+        assert!(!good.contains(&[2; 32], minutes(122)), "the oldest have gone");
+        good.remove(&[6; 32]);
+        assert!(!good.contains(&[6; 32], minutes(122)));
     }
 }

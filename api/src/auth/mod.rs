@@ -21,7 +21,7 @@ use crate::limits::Account;
 use crate::problem::Problem;
 use crate::query::{Query, USER_ID, UserIdIsTaken};
 use crate::state::App;
-use crate::trail;
+use crate::trail::{self, Trail};
 
 /// By what somebody is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,8 +99,8 @@ impl FromRequestParts<App> for Asker {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let trail = trail::of(&parts.extensions)?;
-        let Some(asker) = known(app, &parts.headers).await? else {
-            app.limits.ask_unknown(trail.address).map_err(Problem::rate_limited)?;
+        let Some(asker) = known(app, &trail, &parts.headers).await? else {
+            stranger(app, &trail)?;
             return Err(Problem::unauthenticated());
         };
         trail.set_asker(asker);
@@ -170,10 +170,21 @@ enum Presented<'a> {
     Token(&'a str),
 }
 
+/// Counts a request without valid credentials in its address's limit.
+///
+/// # Errors
+/// It is one too many.
+pub(crate) fn stranger(app: &App, trail: &Trail) -> Result<(), Problem> {
+    app.limits.ask_unknown(trail.address).map_err(|wait| {
+        trail.set_past_limit();
+        Problem::rate_limited(wait)
+    })
+}
+
 /// Who presents the credentials in these headers; `None` if nobody we know, for whatever reason.
-async fn known(app: &App, headers: &HeaderMap) -> Result<Option<Asker>, Problem> {
+async fn known(app: &App, trail: &Trail, headers: &HeaderMap) -> Result<Option<Asker>, Problem> {
     match presented(headers) {
-        Some(Presented::Key(key)) => Ok(keys::asker(app, key).await?),
+        Some(Presented::Key(key)) => keys::asker(app, trail, key).await,
         Some(Presented::Token(token)) => Ok(tokens::asker(app, token).await?),
         None => Ok(None),
     }

@@ -3,6 +3,7 @@
 //! What must hold: a listener holds the others up for a moment at most. Each has a bounded buffer; one whose buffer stays full
 //! is cut off, reads what it still has, and comes again with its last event's id.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use super::frame::{Frame, render};
 use super::position::Position;
 use crate::auth::Asker;
 use crate::auth::standing::standing;
+use crate::problem::Problem;
 
 /// Events that wait for a listener to read them, at most.
 const BUFFER: usize = 256;
@@ -37,6 +39,8 @@ const CATCHING_UP: usize = 4;
 /// The listeners of this process, and how far events have been read for them.
 pub(crate) struct Hub {
     pub(super) store: Arc<dyn Store>,
+    /// Listeners that one user may have here.
+    per_user: u32,
     state: Mutex<State>,
     /// Something may have changed.
     pub(super) news: Notify,
@@ -48,6 +52,8 @@ pub(crate) struct Hub {
 #[derive(Default)]
 struct State {
     members: HashMap<u64, Member>,
+    /// How many there are by who asked for them.
+    askers: HashMap<UserId, u32>,
     /// The live ones by whose events they hear; under `None`, those who hear everybody's.
     hearing: HashMap<Option<UserId>, HashSet<u64>>,
     /// `None` while nobody listens.
@@ -81,9 +87,11 @@ pub(super) struct Listener {
 }
 
 impl Hub {
-    pub(crate) fn new(store: Arc<dyn Store>) -> Arc<Self> {
+    /// A hub in which each user has `per_user` listeners at most.
+    pub(crate) fn new(store: Arc<dyn Store>, per_user: u32) -> Arc<Self> {
         Arc::new(Self {
             store,
+            per_user,
             state: Mutex::default(),
             news: Notify::new(),
             doubts: Notify::new(),
@@ -102,19 +110,28 @@ impl Hub {
     }
 
     /// Enters a listener. A `live` one hears whatever is committed from now on; another hears nothing until it goes live.
+    ///
+    /// # Errors
+    /// Its user has as many as may be, the store is away, or this process stops.
     pub(super) async fn join(
         self: &Arc<Self>,
         asker: Asker,
         scope: Scope,
         hangup: CancellationToken,
         live: bool,
-    ) -> Result<Listener, StoreError> {
+    ) -> Result<Listener, Problem> {
         loop {
             let known = self.lock().position.is_some();
             let newest = if known { None } else { Some(self.store.newest_events().await?) };
             let mut state = self.lock();
             if state.closed {
-                return Err(StoreError::Unavailable("this process stops".to_owned()));
+                return Err(StoreError::Unavailable("this process stops".to_owned()).into());
+            }
+            if state.askers.get(&asker.user).is_some_and(|open| *open >= self.per_user) {
+                return Err(Problem::at_limit(format!(
+                    "The user has {} event streams open here, which is the limit. Close one first.",
+                    self.per_user
+                )));
             }
             if let Some(newest) = newest {
                 state.position.get_or_insert_with(|| Position::new(newest, Instant::now()));
@@ -128,6 +145,7 @@ impl Hub {
             let id = state.last_id;
             let member = Member { asker, scope, frames: sender, hangup, alive: Arc::downgrade(&alive) };
             state.members.insert(id, member);
+            *state.askers.entry(asker.user).or_default() += 1;
             metrics::gauge!("sanasr_event_listeners").set(count(state.members.len()));
             if live {
                 state.hear(id);
@@ -208,6 +226,7 @@ impl Hub {
         let mut state = self.lock();
         state.closed = true;
         state.members.clear();
+        state.askers.clear();
         state.hearing.clear();
         state.position = None;
     }
@@ -257,6 +276,12 @@ impl State {
 
     fn remove(&mut self, id: u64) -> Option<Member> {
         let member = self.members.remove(&id)?;
+        if let Entry::Occupied(mut open) = self.askers.entry(member.asker.user) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
         let whose = member.scope.user();
         if let Some(hearing) = self.hearing.get_mut(&whose) {
             hearing.remove(&id);

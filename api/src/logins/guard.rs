@@ -7,7 +7,7 @@ use sanasr_shared::ports::logins::{Attempt, Credentials, Reserved};
 use sanasr_shared::ports::store::StoreError;
 use sanasr_shared::throttle::name_key;
 
-use crate::auth::passwords::Place;
+use crate::auth::passwords::{For, Place};
 use crate::limits::network;
 use crate::problem::Problem;
 use crate::state::App;
@@ -20,7 +20,7 @@ pub(crate) struct Guarded {
 
 /// What to do about an attempt once it is decided.
 pub(crate) struct Counted {
-    address: String,
+    address: IpAddr,
     name: String,
     reserved: Reserved,
 }
@@ -31,9 +31,10 @@ pub(crate) struct Counted {
 /// Too many passwords wait to be looked at, or this one must wait.
 pub(crate) async fn attempt(app: &App, address: IpAddr, username: &str) -> Result<Guarded, Problem> {
     // First, so that what finds no place doesn't count.
-    let place = app.passwords.place()?;
-    let (address, name) = (network(address).to_string(), name_key(username));
-    match app.store.attempt(&address, &name).await? {
+    let known = app.regulars.contains(address);
+    let place = app.passwords.place(if known { For::Regular(address) } else { For::Stranger(address) })?;
+    let name = name_key(username);
+    match app.store.attempt(&network(address).to_string(), &name).await? {
         Attempt::May(reserved) => Ok(Guarded { place, counted: Counted { address, name, reserved } }),
         Attempt::Wait(wait) => Err(Problem::rate_limited(wait)),
     }
@@ -58,8 +59,10 @@ impl Counted {
         self.reserved.penalty.map_or(problem, Problem::rate_limited)
     }
 
-    /// It was right, and doesn't count.
+    /// It was right, and doesn't count. The address is known from now on.
     pub(crate) async fn right(&self, app: &App) -> Result<(), StoreError> {
-        app.store.attempt_succeeded(&self.address, &self.name, self.reserved).await
+        app.store.attempt_succeeded(&network(self.address).to_string(), &self.name, self.reserved).await?;
+        app.regulars.add(self.address);
+        Ok(())
     }
 }

@@ -6,6 +6,7 @@ mod logout;
 mod me;
 pub(crate) mod password;
 mod refresh;
+pub(crate) mod regulars;
 
 use std::net::IpAddr;
 
@@ -18,6 +19,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::{OpenApi, ToSchema};
 
+use crate::auth;
 use crate::fields::{FieldErrors, Fields};
 use crate::problem::Problem;
 use crate::state::App;
@@ -44,9 +46,9 @@ impl FromRequestParts<App> for Stranger {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let address = trail::of(&parts.extensions)?.address;
-        app.limits.ask_unknown(address).map_err(Problem::rate_limited)?;
-        Ok(Self(address))
+        let trail = trail::of(&parts.extensions)?;
+        auth::stranger(app, &trail)?;
+        Ok(Self(trail.address))
     }
 }
 

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::{Nothing, guard, tried};
 use crate::answer::{Data, Success};
 use crate::auth::Asker;
+use crate::auth::passwords::For;
 use crate::body::JsonBody;
 use crate::fields::{FieldErrors, Fields};
 use crate::problem::Problem;
@@ -49,7 +50,7 @@ pub(crate) async fn change(
     let attempt = guard::attempt(&app, trail.address, &known.username).await?;
     let (known, counted) = attempt.check(Some(known), current).await?;
     let Some(known) = known else { return Err(counted.wrong(wrong())) };
-    let hash = app.passwords.place()?.run(move || new.hash()).await?.map_err(Problem::internal)?;
+    let hash = app.passwords.place(For::User(asker.user))?.run(move || new.hash()).await?.map_err(Problem::internal)?;
     let keep = asker.credential.family();
     if !app.store.change_password(known.user, &known.password_hash, &hash, keep).await? {
         return Err(counted.wrong(wrong()));

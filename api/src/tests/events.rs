@@ -9,6 +9,7 @@ use sanasr_shared::ids::{MessageId, UserId};
 use sanasr_shared::message::Status;
 use sanasr_shared::ports::journal::{Change, Event};
 use sanasr_shared::ports::signals::Signal;
+use sanasr_shared::settings::{HttpSettings, defaults};
 use sanasr_shared::time::Time;
 use serde_json::{Value, json};
 use tower::Service;
@@ -177,6 +178,26 @@ async fn a_stream_ends_with_its_credentials() {
 }
 
 #[tokio::test]
+async fn a_user_has_only_so_many_streams() {
+    let api = Api::with(HttpSettings { streams_per_user: 3, ..defaults() });
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(Stream::open(&api, None).await);
+    }
+    let refused = api.get(EVENTS).await;
+    assert_eq!((refused.status, refused.code()), (StatusCode::TOO_MANY_REQUESTS, "rate_limited"));
+    assert!(refused.headers.contains_key("retry-after"));
+    let other = api.store.add_user(UserId(2));
+    let request = Request::get(EVENTS).header("x-api-key", other.as_str()).body(Body::empty()).expect("a request");
+    let others = api.router.clone().call(request).await.expect("infallible");
+    assert_eq!(others.status(), StatusCode::OK, "another user's streams are their own");
+    // A place is free again as soon as a stream ends.
+    streams.pop();
+    streams.push(Stream::open(&api, None).await);
+    assert_eq!(api.get(EVENTS).await.status, StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
 async fn what_is_no_event_id_is_refused() {
     let api = Api::new();
     for wrong in ["", "x", "-1", "1.5", "99999999999999999999", "1 2"] {
@@ -210,7 +231,7 @@ async fn each_request_leaves_a_line_in_the_api_log() {
         [
             ("POST", MESSAGES, 202, user),
             ("GET", "/api/v1/messages/{id}", 200, user),
-            ("GET", "/api/v1/nothing%00", 404, None),
+            ("GET", "/api/v1/nothing%00", 404, user),
             ("OTHER", "/api/v1/usage", 405, None),
         ]
     );

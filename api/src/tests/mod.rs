@@ -3,6 +3,7 @@
 mod events;
 pub(crate) mod fake;
 mod journal;
+mod strangers;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,13 +63,17 @@ impl Answer {
 
 impl Api {
     fn new() -> Self {
+        Self::with(HttpSettings { body_limit: 8_192, batch_body_limit: 1 << 20, ..defaults() })
+    }
+
+    fn with(http: HttpSettings) -> Self {
         let (store, wires) = (Arc::new(FakeStore::default()), FakeWires::new());
         let key = store.add_user(USER);
         let router = router(Parts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             queue: Arc::clone(&wires) as Arc<dyn Queue>,
             signals: Arc::clone(&wires) as Arc<dyn Signals>,
-            http: HttpSettings { body_limit: 8_192, batch_body_limit: 1 << 20, ..defaults() },
+            http,
             accept: AcceptSettings { backlog_limit: 1_000, backlog_user_percent: 50, ..defaults() },
             tokens: defaults(),
             media: defaults(),

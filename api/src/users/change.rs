@@ -8,6 +8,7 @@ use sanasr_shared::user::User;
 use super::body::UserChangeRequest;
 use super::{UserPath, absent, last_admin};
 use crate::answer::{Data, Success};
+use crate::auth::passwords::For;
 use crate::body::JsonBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
@@ -37,7 +38,7 @@ pub(crate) async fn change(
     let old = app.store.user(id).await?.ok_or_else(absent)?;
     let (mut change, password) = asked.of(&old.username, errors)?;
     if let Some(password) = password {
-        let hash = app.passwords.place()?.run(move || password.hash()).await?;
+        let hash = app.passwords.place(For::User(asker.user))?.run(move || password.hash()).await?;
         change.password_hash = Some(hash.map_err(Problem::internal)?);
     }
     match app.store.change_user(id, &change, asker.credential.family()).await? {

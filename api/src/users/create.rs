@@ -7,6 +7,7 @@ use sanasr_shared::user::{NewUser, User, UserChange};
 use super::body::{NewUserRequest, limit};
 use crate::answer::{Data, Success};
 use crate::auth::Staff;
+use crate::auth::passwords::For;
 use crate::body::JsonBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
@@ -26,7 +27,7 @@ use crate::state::App;
 )]
 pub(crate) async fn create(
     State(app): State<App>,
-    _: Staff,
+    Staff(asker): Staff,
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<User>, Problem> {
@@ -34,7 +35,12 @@ pub(crate) async fn create(
     let password = asked.password;
     let user = NewUser {
         username: asked.username,
-        password_hash: app.passwords.place()?.run(move || password.hash()).await?.map_err(Problem::internal)?,
+        password_hash: app
+            .passwords
+            .place(For::User(asker.user))?
+            .run(move || password.hash())
+            .await?
+            .map_err(Problem::internal)?,
         is_staff: asked.is_staff.unwrap_or(false),
         max_messages_per_day: limit(asked.max_messages_per_day)
             .unwrap_or(Some(app.accept.default_max_messages_per_day)),
