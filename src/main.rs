@@ -4,6 +4,8 @@
 
 mod admin;
 mod bench;
+mod data_dir;
+mod env_file;
 mod env_template;
 mod first_run;
 mod roles;
@@ -133,10 +135,10 @@ const EXIT_FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     sanasr_shared::tls::install();
-    if let Err(error) = dotenvy::dotenv()
-        && !error.not_found()
-    {
-        return fail(&anyhow::anyhow!("the file .env can't be read: {error}"));
+    // Whatever this process writes is its own user's alone: the database and its write-ahead log, files, the ledger.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    if let Err(error) = env_file::read() {
+        return fail(&error);
     }
     let cli = match unset_empty(Cli::command()).try_get_matches().and_then(|found| Cli::from_arg_matches(&found)) {
         Ok(cli) => cli,

@@ -1,14 +1,15 @@
 //! The composition root: which implementation of each port a process has, what it runs, and how it stops.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use sanasr_api::OpsParts;
 use sanasr_shared::bridge::simulator::Simulator;
 use sanasr_shared::bridge::whatsapp::Whatsapp;
@@ -20,7 +21,7 @@ use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::{AcceptHook, Store, StoreError};
 use sanasr_shared::queue::memory::MemoryQueue;
 use sanasr_shared::queue::rabbitmq::RabbitQueue;
-use sanasr_shared::secret::SecretKey;
+use sanasr_shared::secret::{self, SecretKey};
 use sanasr_shared::settings::{
     AcceptSettings, HttpSettings, LogSettings, MediaSettings, ServiceSettings, SimulatorSettings, StoreSettings,
     TokenSettings, WhatsappSettings, WorkerSettings,
@@ -33,7 +34,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{AllArgs, ApiArgs, MigrateArgs, WorkerArgs, first_run};
+use crate::{AllArgs, ApiArgs, MigrateArgs, WorkerArgs, data_dir, env_file, first_run};
 
 /// The address of the API, unless another is set.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -41,8 +42,6 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 const API_DRAIN: Duration = Duration::from_millis(1_500);
 /// How long messages in flight may take to finish on a stop. Together with closing, a stop stays below five seconds.
 const WORKER_DRAIN: Duration = Duration::from_millis(2_500);
-/// The shortest secret key.
-const SECRET_MIN: usize = 32;
 
 /// Everything in one process.
 pub(crate) async fn all(args: AllArgs) -> anyhow::Result<()> {
@@ -145,7 +144,9 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
     metrics.serve(&ports, &stop);
     unless_failed(&watchdog, async {
         let ops = listener.map(|listener| {
-            serve(&watchdog, "health and metrics", &stop, serve_ops(ports.clone(), listener, metrics, stop.clone()))
+            let allow = Some(metrics.http.metrics_allow.clone());
+            let server = serve_ops(ports.clone(), listener, metrics, allow, stop.clone());
+            serve(&watchdog, "health and metrics", &stop, server)
         });
         sanasr_worker::run(ports.worker(bridges, args.worker, args.media), stop, WORKER_DRAIN).await;
         if let Some(ops) = ops {
@@ -190,7 +191,7 @@ pub(crate) async fn open_for_administration(settings: &StoreSettings) -> anyhow:
             Ok(postgres::Postgres::connect(url, 1, nothing).await?)
         }
         None => {
-            let lock = lock_data_dir(&settings.data_dir)?;
+            let lock = data_dir::lock(&settings.data_dir)?;
             let store = open_embedded(&settings.data_dir, nothing).await?;
             // Held until the process ends.
             std::mem::forget(lock);
@@ -201,7 +202,9 @@ pub(crate) async fn open_for_administration(settings: &StoreSettings) -> anyhow:
 
 /// Starts the logs as set.
 pub(crate) fn start_logs(settings: &LogSettings) -> anyhow::Result<()> {
-    telemetry::init_logs(settings).map_err(anyhow::Error::msg)
+    telemetry::init_logs(settings).map_err(anyhow::Error::msg)?;
+    env_file::tell();
+    Ok(())
 }
 
 /// What a process works with.
@@ -242,7 +245,7 @@ impl Ports {
         let mut lock = None;
         let opened: Arc<dyn Store> = match store.database_url.as_deref() {
             None => {
-                lock = Some(Arc::new(lock_data_dir(&store.data_dir)?));
+                lock = Some(Arc::new(data_dir::lock(&store.data_dir)?));
                 open_embedded(&store.data_dir, hook).await?
             }
             Some(url) => {
@@ -265,6 +268,7 @@ impl Ports {
                 }
             }
         };
+        data_dir::make(&store.data_dir)?;
         let files = FileStore::open(media, &store.data_dir).map_err(anyhow::Error::msg)?;
         let queue: Arc<dyn Queue> = match services.amqp_url.as_deref() {
             None => Arc::new(MemoryQueue::new()),
@@ -358,7 +362,14 @@ async fn serve_api(
 /// Connections that health checks and metrics may hold.
 const OPS_CONNECTIONS: usize = 64;
 
-async fn serve_ops(ports: Ports, listener: TcpListener, metrics: Metrics, stop: CancellationToken) {
+/// Serves health, and metrics for these networks, or for everybody on a listener of their own.
+async fn serve_ops(
+    ports: Ports,
+    listener: TcpListener,
+    metrics: Metrics,
+    metrics_allow: Option<Vec<IpNet>>,
+    stop: CancellationToken,
+) {
     if let Ok(address) = listener.local_addr() {
         tracing::info!("health and metrics on http://{address}");
     }
@@ -367,6 +378,8 @@ async fn serve_ops(ports: Ports, listener: TcpListener, metrics: Metrics, stop: 
         queue: ports.queue,
         signals: ports.signals,
         metrics: metrics.render(),
+        metrics_allow,
+        trusted_proxies: metrics.http.trusted_proxies.clone(),
     });
     sanasr_api::serve(listener, router, OPS_CONNECTIONS, stop, API_DRAIN).await;
 }
@@ -376,6 +389,7 @@ async fn serve_ops(ports: Ports, listener: TcpListener, metrics: Metrics, stop: 
 struct Metrics {
     render: sanasr_api::RenderMetrics,
     listener: Arc<OnceLock<TcpListener>>,
+    http: Arc<HttpSettings>,
 }
 
 impl Metrics {
@@ -399,7 +413,11 @@ impl Metrics {
         });
         let reporter = watchdog.clone();
         tokio::spawn(async move { reporter.keep("watching the parts", |_| reporter.report()).await });
-        Ok(Self { render: Arc::new(move || handle.render()), listener: Arc::new(listener) })
+        Ok(Self {
+            render: Arc::new(move || handle.render()),
+            listener: Arc::new(listener),
+            http: Arc::new(http.clone()),
+        })
     }
 
     fn render(&self) -> sanasr_api::RenderMetrics {
@@ -410,7 +428,7 @@ impl Metrics {
     fn serve(&self, ports: &Ports, stop: &CancellationToken) {
         let Some(listener) = self.listener.get() else { return };
         let Ok(listener) = listener.local_addr().and_then(|_| clone_listener(listener)) else { return };
-        let server = serve_ops(ports.clone(), listener, self.clone(), stop.clone());
+        let server = serve_ops(ports.clone(), listener, self.clone(), None, stop.clone());
         drop(serve(&ports.watchdog, "metrics", stop, server));
     }
 }
@@ -462,18 +480,16 @@ fn secret(services: &ServiceSettings, store: &StoreSettings) -> anyhow::Result<S
         check_database_url(url)?;
     }
     match services.secret_key.as_deref() {
-        Some(key) if key.chars().count() < SECRET_MIN => {
-            bail!("SANASR_SECRET_KEY is too short: it must have {SECRET_MIN} characters or more")
-        }
-        Some(key) => Ok(SecretKey::new(key)),
+        Some(key) => SecretKey::parse(key).map_err(|why| anyhow::anyhow!("SANASR_SECRET_KEY {why}")),
         None if store.database_url.is_some() => {
             bail!(
-                "set SANASR_SECRET_KEY to any text of {SECRET_MIN} characters or more, the same for every process, \
-                 for example the output of `openssl rand -hex 32`"
+                "set SANASR_SECRET_KEY to any text of {} characters or more, the same for every process, \
+                 for example the output of `openssl rand -hex 32`",
+                secret::LENGTH_MIN
             )
         }
         None => {
-            make_data_dir(&store.data_dir)?;
+            data_dir::make(&store.data_dir)?;
             let path = store.data_dir.join("secret-key");
             if !path.exists() {
                 let mut file = File::options()
@@ -485,11 +501,9 @@ fn secret(services: &ServiceSettings, store: &StoreSettings) -> anyhow::Result<S
                 writeln!(file, "{:032x}{:032x}", rand_u128(), rand_u128())?;
             }
             let text = std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
-            let text = text.trim();
-            if text.chars().count() < SECRET_MIN {
-                bail!("{} holds no secret key; remove it, and a new one is made: all logins end then", path.display());
-            }
-            Ok(SecretKey::new(text))
+            SecretKey::parse(text.trim()).map_err(|why| {
+                anyhow::anyhow!("{} {why}; remove it, and a new one is made: all logins end then", path.display())
+            })
         }
     }
 }
@@ -503,33 +517,6 @@ fn check_database_url(url: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!("DATABASE_URL must begin with postgres:// (leave it out for the embedded database)")
-}
-
-fn make_data_dir(path: &Path) -> anyhow::Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("can't make the data dir {}; choose another with SANASR_DATA_DIR", path.display()))
-}
-
-/// Locks the data dir for this process: on one machine, one process at a time has it.
-fn lock_data_dir(path: &Path) -> anyhow::Result<File> {
-    make_data_dir(path)?;
-    let file =
-        File::options().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock")).with_context(
-            || format!("can't write in the data dir {}; choose another with SANASR_DATA_DIR", path.display()),
-        )?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            bail!(
-                "another process uses the data dir {}; stop it, or choose another with SANASR_DATA_DIR",
-                path.display()
-            )
-        }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
-    }
 }
 
 async fn open_embedded(data_dir: &Path, hook: AcceptHook) -> anyhow::Result<Arc<dyn Store>> {

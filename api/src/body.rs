@@ -17,6 +17,7 @@ use crate::fields::{FieldErrors, Fields};
 use crate::json;
 use crate::problem::Problem;
 use crate::state::App;
+use crate::trail;
 
 /// How long a body may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(30);
@@ -77,7 +78,15 @@ impl FromRequest<App> for EmptyBody {
     }
 }
 
+/// Reads a body for as long as the credentials that it came with are good.
 async fn read(app: &App, request: Request, limit: usize) -> Result<BatchBody, Problem> {
+    match trail::of(request.extensions())?.asker() {
+        Some(asker) => app.watch.hold(asker, arrive(app, request, limit)).await,
+        None => arrive(app, request, limit).await,
+    }
+}
+
+async fn arrive(app: &App, request: Request, limit: usize) -> Result<BatchBody, Problem> {
     let (parts, mut body) = request.into_parts();
     if body.is_end_stream() {
         return Ok(BatchBody { map: Map::new(), room: None });

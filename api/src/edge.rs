@@ -21,6 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::future::RouteFuture;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either};
+use hyper::body::Body as _;
 use ipnet::IpNet;
 use sanasr_shared::ports::journal::ApiLog;
 use sanasr_shared::time::Time;
@@ -30,7 +31,9 @@ use uuid::Uuid;
 
 use crate::api_logs::ApiLogs;
 use crate::auth::Asker;
+use crate::auth::watch::Watch;
 use crate::problem::{Code, Problem};
+use crate::serve::Hangup;
 use crate::state::App;
 use crate::trail::Trail;
 
@@ -146,10 +149,16 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
 pub(crate) struct Edge {
     pub(crate) proxies: Arc<[IpNet]>,
     pub(crate) api_logs: Option<Arc<ApiLogs>>,
+    /// `None` where nobody has credentials.
+    pub(crate) watch: Option<Arc<Watch>>,
 }
 
 /// Wraps every route.
-pub(crate) async fn edge(State(Edge { proxies, api_logs }): State<Edge>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn edge(
+    State(Edge { proxies, api_logs, watch }): State<Edge>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let (started, came_at) = (Instant::now(), Time::now());
     let id = RequestId::of(request.headers());
     let trail = Arc::new(Trail::new(request.extensions(), request.headers(), &proxies));
@@ -158,6 +167,7 @@ pub(crate) async fn edge(State(Edge { proxies, api_logs }): State<Edge>, mut req
     let method = request.method().clone();
     let uri = request.uri().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
     let span = tracing::debug_span!("request", request_id = id.as_str(), %method, path = uri.path());
 
     let answered = AssertUnwindSafe(next.run(request).instrument(span.clone())).catch_unwind().await;
@@ -166,6 +176,11 @@ pub(crate) async fn edge(State(Edge { proxies, api_logs }): State<Edge>, mut req
     let problem = response.extensions_mut().remove::<Problem>();
     if let Some(problem) = &problem {
         response = problem.render(id.as_str());
+    }
+    if let (Some(watch), Some(asker)) = (watch, trail.asker())
+        && response.body().size_hint().exact().is_none()
+    {
+        response = response.map(|body| watch.body(asker, hangup, body));
     }
     let status = response.status();
     finish_headers(response.headers_mut(), &id, &trail);

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use ipnet::IpNet;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::Store;
@@ -18,6 +19,8 @@ use utoipa::{OpenApi, ToSchema};
 
 use crate::RenderMetrics;
 use crate::answer::json;
+use crate::problem::Problem;
+use crate::trail;
 
 /// How long the database may take to answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,10 +87,18 @@ impl Health {
 #[openapi(paths(live, ready, rendered))]
 pub(crate) struct Reference;
 
-pub(crate) fn routes(health: Arc<Health>, metrics: Option<RenderMetrics>) -> Router {
+/// What `/metrics` answers, and to whom.
+pub(crate) struct Metrics {
+    pub(crate) render: RenderMetrics,
+    /// Networks that may read it; `None` on a listener of its own, whose address decides that.
+    pub(crate) allow: Option<Vec<IpNet>>,
+}
+
+pub(crate) fn routes(health: Arc<Health>, metrics: Option<Metrics>) -> Router {
     let mut routes = Router::new().route("/health/live", get(live)).route("/health/ready", get(ready));
-    if let Some(render) = metrics {
-        routes = routes.route("/metrics", get(async move || rendered(&render)));
+    if let Some(metrics) = metrics {
+        let metrics = Arc::new(metrics);
+        routes = routes.route("/metrics", get(async move |request: Request| rendered(&metrics, &request)));
     }
     routes.with_state(health)
 }
@@ -126,11 +137,24 @@ async fn ready(State(health): State<Arc<Health>>) -> Response {
 
 /// Metrics
 ///
-/// In Prometheus's text format; on a listener of its own if `SANASR_METRICS_LISTEN` is set, and then not here.
+/// In Prometheus's text format; on a listener of its own if `SANASR_METRICS_LISTEN` is set, and then not here. Otherwise only
+/// for addresses in `SANASR_METRICS_ALLOW`: loopback, unless set. What a proxy brings that isn't trusted is refused.
 #[utoipa::path(
     get, path = "/metrics", tag = "Health", operation_id = "get_metrics", security(()),
-    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
+    responses(
+        (status = 200, description = "The metrics.", body = String, content_type = "text/plain"),
+        (status = 403, description = "They aren't for this address."),
+    ),
 )]
-fn rendered(render: &RenderMetrics) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render()).into_response()
+fn rendered(metrics: &Metrics, request: &Request) -> Result<Response, Problem> {
+    if let Some(allow) = &metrics.allow {
+        let trail = trail::of(request.extensions())?;
+        let known = !trail.by_a_strange_proxy;
+        if !(known && allow.iter().any(|network| network.contains(&trail.address))) {
+            return Err(Problem::forbidden(
+                "The metrics aren't for this address: SANASR_METRICS_ALLOW names those that may read them.",
+            ));
+        }
+    }
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], (metrics.render)()).into_response())
 }

@@ -48,6 +48,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
+use ipnet::IpNet;
 use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
@@ -57,7 +58,7 @@ use sanasr_shared::settings::{AcceptSettings, HttpSettings, MediaSettings, Token
 use tower_http::cors::CorsLayer;
 
 use crate::edge::{Edge, Entry};
-use crate::health::Health;
+use crate::health::{Health, Metrics};
 use crate::problem::Problem;
 pub use crate::serve::serve;
 use crate::state::App;
@@ -101,12 +102,20 @@ pub struct OpsParts {
     pub signals: Arc<dyn Signals>,
     /// What `/metrics` answers.
     pub metrics: RenderMetrics,
+    /// Networks that may read it; `None` on a listener of the metrics' own, whose address decides that.
+    pub metrics_allow: Option<Vec<IpNet>>,
+    /// Proxies that are believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// The whole API. It starts tasks of its own, which end when the router and its clones are dropped: call it within a
 /// runtime.
 pub fn router(parts: Parts) -> Router {
-    let metrics = parts.http.metrics_listen.is_none().then(|| Arc::clone(&parts.metrics));
+    let metrics = parts
+        .http
+        .metrics_listen
+        .is_none()
+        .then(|| Metrics { render: Arc::clone(&parts.metrics), allow: Some(parts.http.metrics_allow.clone()) });
     let health = Health::new(Arc::clone(&parts.store), Arc::clone(&parts.queue), Arc::clone(&parts.signals));
     let app = App::start(parts);
     let api = Router::new()
@@ -121,8 +130,11 @@ pub fn router(parts: Parts) -> Router {
         .merge(analytics::routes())
         .merge(media::routes());
     let routes = api.with_state(app.clone()).merge(health::routes(health, metrics)).merge(reference::routes());
-    let edge =
-        Edge { proxies: app.http.trusted_proxies.as_slice().into(), api_logs: app.api_logs.as_ref().map(Arc::clone) };
+    let edge = Edge {
+        proxies: app.http.trusted_proxies.as_slice().into(),
+        api_logs: app.api_logs.as_ref().map(Arc::clone),
+        watch: Some(Arc::clone(&app.watch)),
+    };
     let cors = cors(&app.http.cors_origins);
     finish(routes, Some(app), edge, cors)
 }
@@ -130,7 +142,9 @@ pub fn router(parts: Parts) -> Router {
 /// Health and metrics alone: for a worker with an address, and for a listener of the metrics' own.
 pub fn ops_router(parts: OpsParts) -> Router {
     let health = Health::new(parts.store, parts.queue, parts.signals);
-    finish(health::routes(health, Some(parts.metrics)), None, Edge { proxies: Arc::new([]), api_logs: None }, None)
+    let metrics = Metrics { render: parts.metrics, allow: parts.metrics_allow };
+    let edge = Edge { proxies: parts.trusted_proxies.into(), api_logs: None, watch: None };
+    finish(health::routes(health, Some(metrics)), None, edge, None)
 }
 
 /// Lets pages of other origins call the API, if any are listed.

@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use crate::body::linger;
 use crate::problem::Problem;
 use crate::state::App;
+use crate::trail;
 
 /// Parts of a body, at most.
 const PARTS_MAX: usize = 20;
@@ -79,8 +80,15 @@ pub(crate) fn is_multipart(headers: &HeaderMap) -> bool {
 }
 
 impl Multipart {
-    /// Reads a request's body. Nothing of it stays if it is refused.
+    /// Reads a request's body for as long as the credentials that it came with are good. Nothing of it stays if it is refused.
     pub(crate) async fn read(app: &App, request: Request) -> Result<Self, Problem> {
+        match trail::of(request.extensions())?.asker() {
+            Some(asker) => app.watch.hold(asker, Self::arrive(app, request)).await,
+            None => Self::arrive(app, request).await,
+        }
+    }
+
+    async fn arrive(app: &App, request: Request) -> Result<Self, Problem> {
         let (parts, mut body) = request.into_parts();
         let boundary = boundary(&parts.headers)?;
         let limit = app.media.media_limit;

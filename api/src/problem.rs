@@ -166,6 +166,14 @@ impl Problem {
         )
     }
 
+    /// Credentials that were good when the request came.
+    pub(crate) fn credentials_ended() -> Self {
+        Self::new(
+            Code::Unauthenticated,
+            "The credentials have ended, or open less than before, since this request came. Ask again.",
+        )
+    }
+
     /// A login that isn't one: the same for every reason.
     pub(crate) fn wrong_login() -> Self {
         Self::new(Code::Unauthenticated, "The username or the password is wrong.")
@@ -174,6 +182,11 @@ impl Problem {
     /// A refresh token that isn't one, or not any more: the same for every reason.
     pub(crate) fn login_ended() -> Self {
         Self::new(Code::Unauthenticated, "This refresh token isn't good, or not any more. Log in again.")
+    }
+
+    /// A refresh token of a login that has reached its greatest age.
+    pub(crate) fn login_too_old() -> Self {
+        Self::new(Code::Unauthenticated, "This login has reached its greatest age. Log in again, with the password.")
     }
 
     pub(crate) fn forbidden(detail: &'static str) -> Self {

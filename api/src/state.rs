@@ -19,6 +19,7 @@ use crate::auth::jwt::Tokens;
 use crate::auth::keys::Keys;
 use crate::auth::passwords::Passwords;
 use crate::auth::tokens::KnownLogins;
+use crate::auth::watch::Watch;
 use crate::backlog::BacklogGate;
 use crate::body::BodyRoom;
 use crate::events::{self, Hub};
@@ -42,6 +43,8 @@ pub(crate) struct State {
     pub(crate) keys: Arc<Keys>,
     pub(crate) keys_used: Arc<KeysUsed>,
     pub(crate) logins: Arc<KnownLogins>,
+    /// Ends what is open with the credentials that it was asked for with.
+    pub(crate) watch: Arc<Watch>,
     pub(crate) tokens: Tokens,
     pub(crate) passwords: Passwords,
     pub(crate) regulars: Arc<Regulars>,
@@ -79,6 +82,7 @@ impl App {
         let life = CancellationToken::new();
         let keys = Arc::new(Keys::new());
         let logins = Arc::new(KnownLogins::new());
+        let watch = Watch::start(Arc::clone(&parts.store), life.clone());
         let waiters = Arc::new(Waiters::default());
         let events = Hub::new(Arc::clone(&parts.store), parts.http.streams_per_user);
         let stopping = CancellationToken::new();
@@ -86,6 +90,7 @@ impl App {
         let ears = Ears {
             keys: Arc::clone(&keys),
             logins: Arc::clone(&logins),
+            watch: Arc::clone(&watch),
             waiters: Arc::clone(&waiters),
             events: Arc::clone(&events),
         };
@@ -95,6 +100,7 @@ impl App {
             keys,
             keys_used: KeysUsed::start(Arc::clone(&parts.store), life.clone()),
             logins,
+            watch,
             tokens: Tokens::new(parts.store.deployment(), &parts.secret, &parts.tokens),
             vault: Vault::new(&parts.secret),
             passwords: Passwords::start(),
@@ -123,7 +129,7 @@ impl App {
     pub(crate) fn standing_changed(&self, user: UserId) {
         self.keys.forget_all();
         self.logins.forget_all();
-        self.events.doubt();
+        self.watch.doubt();
         self.signals.publish(Signal::User(user));
     }
 }
@@ -132,6 +138,7 @@ impl App {
 struct Ears {
     keys: Arc<Keys>,
     logins: Arc<KnownLogins>,
+    watch: Arc<Watch>,
     waiters: Arc<Waiters>,
     events: Arc<Hub>,
 }
@@ -140,7 +147,7 @@ impl Ears {
     fn forget_people(&self) {
         self.keys.forget_all();
         self.logins.forget_all();
-        self.events.doubt();
+        self.watch.doubt();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -23,6 +23,8 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 pub(crate) struct Trail {
     /// The client's address.
     pub(crate) address: IpAddr,
+    /// The request says that a proxy brings it, but that proxy isn't trusted: `address` is the proxy's, not the client's.
+    pub(crate) by_a_strange_proxy: bool,
     /// The client's connection is encrypted, as the proxy before us says.
     pub(crate) encrypted: bool,
     asker: OnceLock<Asker>,
@@ -36,7 +38,12 @@ impl Trail {
         let peer =
             extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip().to_canonical());
         let behind = trusts(trusted, peer);
+        let by_a_strange_proxy = !behind && FORWARDING.iter().any(|name| headers.contains_key(*name));
+        if by_a_strange_proxy {
+            warn_of(peer);
+        }
         Self {
+            by_a_strange_proxy,
             address: if behind { forwarded_for(headers, peer, trusted) } else { peer },
             encrypted: behind && headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https"),
             asker: OnceLock::new(),
@@ -71,6 +78,22 @@ impl Trail {
     pub(crate) fn set_past_limit(&self) {
         self.past_limit.store(true, Ordering::Relaxed);
     }
+}
+
+/// Headers by which proxies say whom they bring.
+const FORWARDING: [&str; 3] = ["x-forwarded-for", "x-forwarded-proto", "forwarded"];
+
+/// Says once that a proxy isn't believed: limits by address hit all of its clients together then.
+fn warn_of(peer: IpAddr) {
+    static WARN: Once = Once::new();
+    WARN.call_once(|| {
+        tracing::warn!(
+            %peer,
+            "a request with X-Forwarded-For, X-Forwarded-Proto or Forwarded came from an address that is no trusted proxy's: \
+             the headers are ignored, and limits count the address itself; if it is your proxy, name it in \
+             SANASR_TRUSTED_PROXIES"
+        );
+    });
 }
 
 /// The trail, for handlers.
@@ -130,6 +153,19 @@ mod tests {
         }
         let trusted = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect("a network"));
         Trail::new(&extensions, &headers, &trusted).address.to_string()
+    }
+
+    #[test]
+    fn a_strange_proxy_is_noticed() {
+        let strange = |peer: &str, name: &'static str| {
+            let mut extensions = Extensions::new();
+            extensions.insert(Peer(SocketAddr::new(peer.parse().expect("an address"), 1)));
+            let headers =
+                HeaderMap::from_iter([(name.parse().expect("a name"), HeaderValue::from_static("192.0.2.9"))]);
+            Trail::new(&extensions, &headers, &["10.0.0.0/8".parse().expect("a network")]).by_a_strange_proxy
+        };
+        assert!(strange("127.0.0.1", "x-forwarded-for") && strange("127.0.0.1", "forwarded"));
+        assert!(!strange("10.0.0.1", "x-forwarded-for") && !strange("127.0.0.1", "accept"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct StoreSettings {
     #[arg(long, env = "SANASR_DATA_DIR", default_value = "./data", value_name = "DIR")]
     pub data_dir: PathBuf,
 
-    /// postgres://user:password@host/database, for many processes [default: SQLite in the data dir]
+    /// postgres://user:password@host/database, for many processes; beyond one machine with ?sslmode=verify-full [default: SQLite in the data dir]
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
 
@@ -68,6 +68,10 @@ pub struct HttpSettings {
     /// Address of a listener of its own for /metrics [default: on the API's address]
     #[arg(long, env = "SANASR_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+
+    /// Networks that may read /metrics where it has no listener of its own; behind trusted proxies the client's address counts
+    #[arg(long, env = "SANASR_METRICS_ALLOW", default_value = "127.0.0.0/8,::1", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_network)]
+    pub metrics_allow: Vec<IpNet>,
 
     /// Largest JSON body, in bytes
     #[arg(long, env = "SANASR_BODY_LIMIT", default_value_t = 1 << 20, value_name = "BYTES")]
@@ -125,6 +129,10 @@ pub struct TokenSettings {
     /// How long a refresh token is good for
     #[arg(long, env = "SANASR_REFRESH_TOKEN_LIFE", default_value = "7d", value_name = "DURATION", value_parser = parse_positive)]
     pub refresh_token_life: Duration,
+
+    /// How long a login lasts, however often it is refreshed; then the password is needed again
+    #[arg(long, env = "SANASR_LOGIN_LIFE", default_value = "30d", value_name = "DURATION", value_parser = parse_positive)]
+    pub login_life: Duration,
 }
 
 /// Files.

@@ -17,7 +17,41 @@ both_modes!(
     a_deleted_users_books_are_kept,
     a_key_shows_its_life,
     admin_endpoints_are_closed_to_others,
+    ones_own_password_needs_the_current_one,
 );
+
+/// A token that was stolen must not be enough to take an account over, by whatever endpoint.
+async fn ones_own_password_needs_the_current_one(mode: Mode) {
+    let system = System::with(mode).env("SANASR_ADDRESS_RATE", "1000").unconnected().start().await;
+    let admin = system.admin().await;
+    let me: Value = admin.get("/auth/me").await.expect(200).data();
+    let (own, new) = (path(&me), "another correct horse battery");
+    let put = async |body: Value| admin.attempt(Method::PUT, &own, None, Some(&body)).await.expect("an answer");
+    for reply in [admin.patch(&own, &json!({ "password": new })).await, put(json!({ "password": new })).await] {
+        assert_eq!(reply.expect(422).fields(), ["current_password"]);
+    }
+    let wrong =
+        admin.patch(&own, &json!({ "password": new, "current_password": "wrong", "email": "x@example.org" })).await;
+    assert_eq!(wrong.expect(422).fields(), ["current_password"]);
+    let unchanged: Value = admin.get("/auth/me").await.expect(200).data();
+    assert_eq!(unchanged["email"], "", "nothing was changed");
+    // The right one is taken, and the login that asks goes on.
+    put(json!({ "password": new, "current_password": PASSWORD })).await.expect(200);
+    let stranger = system.stranger(0);
+    stranger.log_in(ADMIN, PASSWORD).await.expect(401);
+    stranger.log_in(ADMIN, new).await.expect(200);
+    admin.get("/auth/me").await.expect(200);
+    // Wrong ones count as at the login.
+    for _ in 0..6 {
+        put(json!({ "password": new, "current_password": "wrong" })).await;
+    }
+    assert_eq!(put(json!({ "password": PASSWORD, "current_password": new })).await.status, 429);
+    // Others' passwords are an admin's to set.
+    let user = new_user(&admin, json!({})).await;
+    admin.patch(&path(&user), &json!({ "password": new })).await.expect(200);
+    let odd = admin.patch(&path(&user), &json!({ "password": new, "current_password": PASSWORD })).await.expect(422);
+    assert_eq!(odd.fields(), ["current_password"]);
+}
 
 async fn new_user(admin: &Client, more: Value) -> Value {
     let mut body = json!({ "username": crate::harness::unique("user"), "password": PASSWORD });

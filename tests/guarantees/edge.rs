@@ -5,7 +5,68 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, Mode, Reply, System, both_modes, wait::seconds};
 
-both_modes!(each_key_has_its_own_limit, whoever_has_no_key_is_limited_by_address, only_listed_origins_may_call,);
+both_modes!(
+    each_key_has_its_own_limit,
+    whoever_has_no_key_is_limited_by_address,
+    only_listed_origins_may_call,
+    metrics_are_for_loopback,
+    a_strange_proxy_is_warned_of_once,
+);
+
+/// `/metrics`, as a proxy brings it for a client at this address.
+async fn metrics(origin: &str, forwarded_for: Option<&str>) -> u16 {
+    let mut request = crate::harness::client::http().get(format!("{origin}/metrics"));
+    if let Some(address) = forwarded_for {
+        request = request.header("x-forwarded-for", address);
+    }
+    request.send().await.expect("an answer").status().as_u16()
+}
+
+async fn metrics_are_for_loopback(mode: Mode) {
+    let mut system = System::with(mode).unconnected().start().await;
+    let origin = system.apis[0].origin.clone();
+    assert_eq!(metrics(&origin, None).await, 200, "from loopback");
+    // A proxy on the same machine that isn't known as one: who is behind it?
+    assert_eq!(metrics(&origin, Some("127.0.0.1")).await, 403);
+    if mode == Mode::Embedded {
+        return;
+    }
+    let trusting = [("SANASR_TRUSTED_PROXIES", "127.0.0.1")];
+    let open = [("SANASR_TRUSTED_PROXIES", "127.0.0.1"), ("SANASR_METRICS_ALLOW", "203.0.113.0/24")];
+    let (trusting, open) = (system.add_api(&trusting).await, system.add_api(&open).await);
+    for (api, client, status) in [
+        (trusting, None, 200),
+        (trusting, Some("203.0.113.9"), 403),
+        // What the client writes itself stands before what the proxy has seen.
+        (trusting, Some("127.0.0.1, 203.0.113.9"), 403),
+        (open, Some("203.0.113.9"), 200),
+        (open, Some("198.51.100.7"), 403),
+        (open, None, 403),
+    ] {
+        assert_eq!(metrics(&system.apis[api].origin, client).await, status, "{client:?}");
+    }
+    // A worker's address has health and metrics, the same way.
+    let worker = &system.workers[0].origin;
+    assert_eq!((metrics(worker, None).await, metrics(worker, Some("203.0.113.9")).await), (200, 403));
+    // A listener of its own answers whoever reaches it.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let own = system.add_api(&[("SANASR_METRICS_LISTEN", &port.to_string())]).await;
+    assert_eq!(metrics(&system.apis[own].origin, None).await, 404);
+    assert_eq!(metrics(&format!("http://{port}"), Some("203.0.113.9")).await, 200);
+}
+
+async fn a_strange_proxy_is_warned_of_once(mode: Mode) {
+    let mut system = System::with(mode).unconnected().start().await;
+    let client = system.client();
+    for _ in 0..5 {
+        ask(&client, &[("x-forwarded-for", b"203.0.113.9")]).await.expect(200);
+    }
+    let said = system.apis[0].process.wait_for_line("SANASR_TRUSTED_PROXIES", seconds(5)).await;
+    assert!(said.contains("WARN") && said.contains("127.0.0.1"), "{said}");
+    let process = &system.apis[0].process;
+    let lines = process.stderr() + &process.stdout();
+    assert_eq!(lines.matches("SANASR_TRUSTED_PROXIES").count(), 1, "{lines}");
+}
 
 async fn ask(client: &Client, headers: &[(&str, &[u8])]) -> Reply {
     client.raw(Method::GET, "/usage", headers, Vec::new()).await.expect("an answer")

@@ -20,18 +20,30 @@ use sha2::Sha256;
 /// How far the clocks of two processes may differ: a token made later than that is made up.
 const SKEW_S: u64 = 5;
 
-/// What a genuine token says: which login, not whether it still lives.
+/// Which login a token belongs to, not whether it still lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Claimed {
+pub(crate) struct Granted {
     pub(crate) user: UserId,
     pub(crate) family: FamilyId,
-    /// Of a refresh token.
+    /// When the password was given, to the second.
+    pub(crate) since: Time,
+    /// Of a refresh token; 0 in others.
     pub(crate) generation: i64,
+}
+
+/// What a genuine token says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Claimed {
+    pub(crate) login: Granted,
+    /// When the token ends.
+    pub(crate) until: Time,
 }
 
 /// Makes and reads this deployment's tokens.
 pub(crate) struct Tokens {
     issuer: String,
+    /// How long a login lasts, however often it is refreshed.
+    login_life: Duration,
     access: Kind,
     refresh: Kind,
 }
@@ -51,6 +63,7 @@ struct Claims {
     #[serde(rename = "gen", default, skip_serializing_if = "is_zero")]
     generation: i64,
     typ: String,
+    auth_time: u64,
     iat: u64,
     exp: u64,
 }
@@ -70,35 +83,33 @@ impl Tokens {
         };
         Self {
             issuer: issuer.to_owned(),
+            login_life: settings.login_life,
             access: kind("access", "access token v1", settings.access_token_life),
             refresh: kind("refresh", "refresh token v1", settings.refresh_token_life),
         }
     }
 
-    /// How long an access token is good for.
-    pub(crate) fn access_life(&self) -> Duration {
-        self.access.life
+    /// How long a login that began then lives on without another refresh; `None` if it has reached its greatest age.
+    pub(crate) fn life_left(&self, since: Time) -> Option<Duration> {
+        let left = since.plus(self.login_life).since(Time::now());
+        (!left.is_zero()).then_some(left.min(self.refresh.life))
     }
 
-    /// How long a login lives on without a refresh.
-    pub(crate) fn refresh_life(&self) -> Duration {
-        self.refresh.life
-    }
-
-    /// An access token of a login.
+    /// An access token of a login, and how long it is good for: not beyond the login's greatest age.
     ///
     /// # Errors
     /// A defect.
-    pub(crate) fn access(&self, user: UserId, family: FamilyId) -> Result<String, String> {
-        self.sign(&self.access, Claimed { user, family, generation: 0 })
+    pub(crate) fn access(&self, login: Granted) -> Result<(String, Duration), String> {
+        let life = self.life_left(login.since).unwrap_or_default().min(self.access.life);
+        Ok((self.sign(&self.access, Granted { generation: 0, ..login }, life)?, life))
     }
 
-    /// A refresh token of a login.
+    /// A refresh token of a login. It may outlive the login: so that one which comes too late is told why.
     ///
     /// # Errors
     /// A defect.
-    pub(crate) fn refresh(&self, user: UserId, family: FamilyId, generation: i64) -> Result<String, String> {
-        self.sign(&self.refresh, Claimed { user, family, generation })
+    pub(crate) fn refresh(&self, login: Granted) -> Result<String, String> {
+        self.sign(&self.refresh, login, self.refresh.life)
     }
 
     /// What a genuine access token says that is good now.
@@ -111,17 +122,18 @@ impl Tokens {
         self.read(&self.refresh, token)
     }
 
-    fn sign(&self, kind: &Kind, claimed: Claimed) -> Result<String, String> {
+    fn sign(&self, kind: &Kind, login: Granted, life: Duration) -> Result<String, String> {
         let iat = now_s();
         let claims = Claims {
             iss: self.issuer.clone(),
-            sub: claimed.user.to_string(),
-            fam: claimed.family,
-            generation: claimed.generation,
+            sub: login.user.to_string(),
+            fam: login.family,
+            generation: login.generation,
             typ: kind.word.to_owned(),
+            auth_time: seconds(login.since),
             iat,
             // A life of less than a second is one all the same.
-            exp: iat + kind.life.as_secs().max(1),
+            exp: iat + life.as_secs().max(1),
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &kind.signing).map_err(|e| e.to_string())
     }
@@ -134,12 +146,22 @@ impl Tokens {
         let claims = jsonwebtoken::decode::<Claims>(token, &kind.verifying, &validation).ok()?.claims;
         let user = claims.sub.parse().ok().map(UserId)?;
         let genuine = claims.typ == kind.word && claims.iat <= now_s() + SKEW_S;
-        genuine.then_some(Claimed { user, family: claims.fam, generation: claims.generation })
+        let (since, until) = (time(claims.auth_time)?, time(claims.exp)?);
+        let login = Granted { user, family: claims.fam, since, generation: claims.generation };
+        genuine.then_some(Claimed { login, until })
     }
 }
 
+fn seconds(time: Time) -> u64 {
+    u64::try_from(time.0 / 1_000).unwrap_or(0)
+}
+
+fn time(seconds: u64) -> Option<Time> {
+    i64::try_from(seconds).ok()?.checked_mul(1_000).map(Time)
+}
+
 fn now_s() -> u64 {
-    u64::try_from(Time::now().0 / 1_000).unwrap_or(0)
+    seconds(Time::now())
 }
 
 /// HMAC-SHA256 and nothing else.
@@ -201,7 +223,11 @@ mod tests {
     use super::*;
 
     const SECRET: &str = "a secret of tests, never of anything else";
-    const CLAIMED: Claimed = Claimed { user: UserId(7), family: FamilyId(uuid::Uuid::from_u128(5)), generation: 0 };
+    /// A login that began now.
+    fn login() -> Granted {
+        let family = FamilyId(uuid::Uuid::from_u128(5));
+        Granted { user: UserId(7), family, since: Time(Time::now().0 / 1_000 * 1_000), generation: 0 }
+    }
 
     fn tokens() -> Tokens {
         Tokens::new("here", &SecretKey::new(SECRET), &defaults())
@@ -217,8 +243,8 @@ mod tests {
     }
 
     fn claims(more: Value) -> Value {
-        let mut claims = json!({"iss": "here", "sub": "7", "fam": CLAIMED.family, "typ": "access",
-            "iat": now_s(), "exp": now_s() + 60});
+        let mut claims = json!({"iss": "here", "sub": "7", "fam": login().family, "typ": "access",
+            "auth_time": 1_000, "iat": now_s(), "exp": now_s() + 60});
         for (name, value) in more.as_object().expect("an object") {
             claims[name] = value.clone();
         }
@@ -228,12 +254,31 @@ mod tests {
     #[test]
     fn a_token_is_read_back_as_its_own_kind_only() {
         let tokens = tokens();
-        let access = tokens.access(CLAIMED.user, CLAIMED.family).expect("a token");
-        let refresh = tokens.refresh(CLAIMED.user, CLAIMED.family, 3).expect("a token");
-        assert_eq!(tokens.read_access(&access), Some(CLAIMED));
-        assert_eq!(tokens.read_refresh(&refresh), Some(Claimed { generation: 3, ..CLAIMED }));
+        let login = login();
+        let (access, life) = tokens.access(login).expect("a token");
+        let later = Granted { generation: 3, ..login };
+        let refresh = tokens.refresh(later).expect("a token");
+        assert_eq!(life, Duration::from_secs(900));
+        let claimed = tokens.read_access(&access).expect("good");
+        assert_eq!(claimed.login, login);
+        assert!(claimed.until > login.since.plus(Duration::from_secs(890)), "{claimed:?}");
+        assert_eq!(tokens.read_refresh(&refresh).expect("good").login, later);
         assert_eq!(tokens.read_access(&refresh), None);
         assert_eq!(tokens.read_refresh(&access), None);
+    }
+
+    #[test]
+    fn a_login_has_a_greatest_age() {
+        let day = Duration::from_secs(86_400);
+        let tokens = tokens();
+        let began = |before: Duration| Time(Time::now().0 - i64::try_from(before.as_millis()).expect("small"));
+        assert_eq!(tokens.life_left(began(Duration::ZERO)), Some(7 * day));
+        let last = tokens.life_left(began(30 * day - Duration::from_secs(60))).expect("a minute");
+        assert!(last <= Duration::from_secs(60) && last > Duration::from_secs(50), "{last:?}");
+        let (_, life) =
+            tokens.access(Granted { since: began(30 * day - Duration::from_secs(60)), ..login() }).expect("a token");
+        assert!(life <= Duration::from_secs(60), "{life:?}");
+        assert_eq!(tokens.life_left(began(30 * day)), None);
     }
 
     #[test]
@@ -242,8 +287,9 @@ mod tests {
         let access = SecretKey::new(SECRET).derive("access token v1");
         let refresh = SecretKey::new(SECRET).derive("refresh token v1");
         let hs256 = json!({"alg": "HS256", "typ": "JWT"});
-        let read = |token: &str| tokens.read_access(token);
-        assert_eq!(read(&signed(&access, &hs256, &claims(json!({})))), Some(CLAIMED));
+        let read = |token: &str| tokens.read_access(token).map(|claimed| (claimed.login.user, claimed.login.family));
+        let good = Some((login().user, login().family));
+        assert_eq!(read(&signed(&access, &hs256, &claims(json!({})))), good);
 
         // Another key, an old one among them.
         assert_eq!(read(&signed(&refresh, &hs256, &claims(json!({})))), None);
@@ -273,6 +319,8 @@ mod tests {
             json!({"sub": "seven"}),
             json!({"fam": "x"}),
             json!({"aud": "others"}),
+            json!({"auth_time": null}),
+            json!({"auth_time": u64::MAX}),
         ] {
             assert_eq!(read(&signed(&access, &hs256, &claims(wrong.clone()))), None, "{wrong}");
         }
@@ -281,6 +329,6 @@ mod tests {
             assert_eq!(read(text), None, "{text}");
         }
         // A clock that is a little ahead is no forger.
-        assert_eq!(read(&signed(&access, &hs256, &claims(json!({"iat": now_s() + 3})))), Some(CLAIMED));
+        assert_eq!(read(&signed(&access, &hs256, &claims(json!({"iat": now_s() + 3})))), good);
     }
 }

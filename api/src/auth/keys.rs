@@ -109,7 +109,12 @@ pub(crate) async fn asker(app: &App, trail: &Trail, key: &str) -> Result<Option<
         (None, true) => app.keys.good().remove(&hash),
         (None, false) => {}
     }
-    Ok(owner.map(|owner| Asker { user: owner.user_id, staff: false, credential: Credential::Key(owner.key_id) }))
+    Ok(owner.map(|owner| Asker {
+        user: owner.user_id,
+        staff: false,
+        credential: Credential::Key(owner.key_id),
+        until: owner.expires_at,
+    }))
 }
 
 fn opens(owner: &KeyOwner, hash: &[u8; 32], now: Time) -> bool {

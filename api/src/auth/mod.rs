@@ -9,6 +9,7 @@ pub(crate) mod keys;
 pub(crate) mod passwords;
 pub(crate) mod standing;
 pub(crate) mod tokens;
+pub(crate) mod watch;
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
@@ -16,6 +17,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use sanasr_shared::ids::{ApiKeyId, FamilyId, UserId};
 use sanasr_shared::ports::store::Scope;
+use sanasr_shared::time::Time;
 
 use crate::limits::Account;
 use crate::problem::Problem;
@@ -57,6 +59,8 @@ pub(crate) struct Asker {
     /// May use the admin endpoints; never by an API key.
     pub(crate) staff: bool,
     pub(crate) credential: Credential,
+    /// When the credentials end by themselves: the key's end, or the access token's.
+    pub(crate) until: Option<Time>,
 }
 
 /// An asker, and whose things they mean.

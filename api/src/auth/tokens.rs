@@ -6,6 +6,7 @@ use sanasr_shared::ids::FamilyId;
 use sanasr_shared::ports::logins::Login;
 use sanasr_shared::ports::store::StoreError;
 
+use super::jwt::Claimed;
 use super::{Asker, Credential};
 use crate::remembered::Remembered;
 use crate::state::App;
@@ -29,7 +30,7 @@ impl KnownLogins {
 /// Whose access token this is; `None` if it opens nothing, for whatever reason. The token says which login it belongs to;
 /// what that may do, and whether it has ended, the store says.
 pub(crate) async fn asker(app: &App, token: &str) -> Result<Option<Asker>, StoreError> {
-    let Some(claimed) = app.tokens.read_access(token) else { return Ok(None) };
+    let Some(Claimed { login: claimed, until }) = app.tokens.read_access(token) else { return Ok(None) };
     let read = {
         let store = Arc::clone(&app.store);
         async move { store.login(claimed.family).await }
@@ -40,5 +41,6 @@ pub(crate) async fn asker(app: &App, token: &str) -> Result<Option<Asker>, Store
         user: login.user,
         staff: login.is_staff,
         credential: Credential::Token(claimed.family),
+        until: Some(until),
     }))
 }

@@ -16,8 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::frame::{Frame, render};
 use super::position::Position;
-use crate::auth::Asker;
-use crate::auth::standing::standing;
 use crate::problem::Problem;
 
 /// Events that wait for a listener to read them, at most.
@@ -44,8 +42,6 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     /// Something may have changed.
     pub(super) news: Notify,
-    /// Somebody may have lost their standing.
-    pub(super) doubts: Notify,
     pub(super) catching_up: Semaphore,
 }
 
@@ -65,7 +61,8 @@ struct State {
 }
 
 struct Member {
-    asker: Asker,
+    /// Who asked for it.
+    user: UserId,
     scope: Scope,
     frames: mpsc::Sender<Frame>,
     hangup: CancellationToken,
@@ -94,7 +91,6 @@ impl Hub {
             per_user,
             state: Mutex::default(),
             news: Notify::new(),
-            doubts: Notify::new(),
             catching_up: Semaphore::new(CATCHING_UP),
         })
     }
@@ -104,18 +100,13 @@ impl Hub {
         self.news.notify_one();
     }
 
-    /// Somebody may have lost their standing: look at once.
-    pub(crate) fn doubt(&self) {
-        self.doubts.notify_one();
-    }
-
     /// Enters a listener. A `live` one hears whatever is committed from now on; another hears nothing until it goes live.
     ///
     /// # Errors
     /// Its user has as many as may be, the store is away, or this process stops.
     pub(super) async fn join(
         self: &Arc<Self>,
-        asker: Asker,
+        user: UserId,
         scope: Scope,
         hangup: CancellationToken,
         live: bool,
@@ -127,7 +118,7 @@ impl Hub {
             if state.closed {
                 return Err(StoreError::Unavailable("this process stops".to_owned()).into());
             }
-            if state.askers.get(&asker.user).is_some_and(|open| *open >= self.per_user) {
+            if state.askers.get(&user).is_some_and(|open| *open >= self.per_user) {
                 return Err(Problem::at_limit(format!(
                     "The user has {} event streams open here, which is the limit. Close one first.",
                     self.per_user
@@ -143,9 +134,9 @@ impl Hub {
             let alive = Arc::new(());
             state.last_id += 1;
             let id = state.last_id;
-            let member = Member { asker, scope, frames: sender, hangup, alive: Arc::downgrade(&alive) };
+            let member = Member { user, scope, frames: sender, hangup, alive: Arc::downgrade(&alive) };
             state.members.insert(id, member);
-            *state.askers.entry(asker.user).or_default() += 1;
+            *state.askers.entry(user).or_default() += 1;
             metrics::gauge!("sanasr_event_listeners").set(count(state.members.len()));
             if live {
                 state.hear(id);
@@ -204,23 +195,6 @@ impl Hub {
         });
     }
 
-    /// Cuts off those whose credentials have ended, by one look for all.
-    pub(super) async fn check(&self) -> Result<(), StoreError> {
-        let askers: HashSet<Asker> = self.lock().members.values().map(|member| member.asker).collect();
-        if askers.is_empty() {
-            return Ok(());
-        }
-        let standing = standing(&*self.store, &askers).await?;
-        let mut state = self.lock();
-        let fallen = |asker: &Asker| askers.contains(asker) && !standing.contains(asker);
-        let out: Vec<u64> =
-            state.members.iter().filter(|(_, member)| fallen(&member.asker)).map(|(id, _)| *id).collect();
-        for id in out {
-            state.cut(id);
-        }
-        Ok(())
-    }
-
     /// Ends all streams, and lets no new ones begin: the process stops.
     pub(super) fn close(&self) {
         let mut state = self.lock();
@@ -276,7 +250,7 @@ impl State {
 
     fn remove(&mut self, id: u64) -> Option<Member> {
         let member = self.members.remove(&id)?;
-        if let Entry::Occupied(mut open) = self.askers.entry(member.asker.user) {
+        if let Entry::Occupied(mut open) = self.askers.entry(member.user) {
             *open.get_mut() -= 1;
             if *open.get() == 0 {
                 open.remove();

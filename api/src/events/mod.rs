@@ -77,7 +77,7 @@ async fn events(
 ) -> Result<Response, Problem> {
     let last = last_event_id(&headers)?;
     let scope = caller.scope();
-    let listener: Listener = app.events.join(caller.asker, scope, hangup.0, last.is_none()).await?;
+    let listener: Listener = app.events.join(caller.asker.user, scope, hangup.0, last.is_none()).await?;
     let reader = match last {
         None => Reader::live(listener),
         Some(n) => Reader::resume(listener, scope, n).await?,

@@ -40,6 +40,9 @@ enum Stage {
     Overlapping(Instant),
 }
 
+/// Numbers that are remembered, at most: of an admin's stream of everybody's events. What is forgotten may come twice.
+const REMEMBERED_MAX: usize = 100_000;
+
 /// The hub may be behind us, and give what has been read from the store; for so long at most.
 const OVERLAP: Duration = Duration::from_secs(30);
 
@@ -127,6 +130,11 @@ impl Sent {
             // Times don't follow the numbers quite: twice as long is far enough.
             let oldest = at.saturating_sub(sanasr_shared::time::millis(2 * UNDER_WAY_MAX));
             while let Some((n, _)) = self.order.pop_front_if(|(_, at)| *at < oldest) {
+                self.numbers.remove(&n);
+            }
+            if self.order.len() > REMEMBERED_MAX
+                && let Some((n, _)) = self.order.pop_front()
+            {
                 self.numbers.remove(&n);
             }
         }

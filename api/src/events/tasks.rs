@@ -1,4 +1,4 @@
-//! What goes on beside the streams: reading on, signs of life, and ending the streams whose credentials have ended.
+//! What goes on beside the streams: reading on, and signs of life.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,6 @@ use super::hub::Hub;
 const LOOK: Duration = Duration::from_secs(1);
 /// The shortest time between two looks: what happens in between is read together.
 const GATHER: Duration = Duration::from_millis(10);
-/// Credentials are looked at this often: what is revoked ends within a second.
-const CHECK: Duration = Duration::from_millis(900);
 
 /// Runs until the process stops, which `stopping` tells, or `life` ends.
 pub(crate) fn start(hub: &Arc<Hub>, stopping: CancellationToken, life: CancellationToken) {
@@ -26,7 +24,6 @@ pub(crate) fn start(hub: &Arc<Hub>, stopping: CancellationToken, life: Cancellat
     };
     let (over, ended) = (CancellationToken::new(), Arc::clone(hub));
     tokio::spawn(over.clone().run_until_cancelled_owned(read_on(Arc::clone(hub))));
-    tokio::spawn(over.clone().run_until_cancelled_owned(check(Arc::clone(hub))));
     tokio::spawn(over.clone().run_until_cancelled_owned(beat(Arc::clone(hub))));
     tokio::spawn(async move {
         ends.await;
@@ -51,18 +48,6 @@ async fn read_on(hub: Arc<Hub>) {
                     break;
                 }
             }
-        }
-        sleep(GATHER).await;
-    }
-}
-
-async fn check(hub: Arc<Hub>) {
-    let mut failing = false;
-    loop {
-        let _ = timeout(CHECK, hub.doubts.notified()).await;
-        match hub.check().await {
-            Ok(()) => failing = false,
-            Err(error) => tell(&error, &mut failing, "listeners' credentials can't be read; trying again"),
         }
         sleep(GATHER).await;
     }

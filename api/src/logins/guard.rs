@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use sanasr_shared::ids::UserId;
 use sanasr_shared::password;
 use sanasr_shared::ports::logins::{Attempt, Credentials, Reserved};
 use sanasr_shared::ports::store::StoreError;
@@ -38,6 +39,31 @@ pub(crate) async fn attempt(app: &App, address: IpAddr, username: &str) -> Resul
         Attempt::May(reserved) => Ok(Guarded { place, counted: Counted { address, name, reserved } }),
         Attempt::Wait(wait) => Err(Problem::rate_limited(wait)),
     }
+}
+
+/// Confirms that a user who is logged in knows their password, which `field` carries: as an attempt at the login counts.
+///
+/// # Errors
+/// It is wrong, or the attempt must wait.
+pub(crate) async fn confirm(
+    app: &App,
+    address: IpAddr,
+    user: UserId,
+    field: &'static str,
+    current: String,
+) -> Result<(Credentials, Counted), Problem> {
+    let known = app.store.credentials_of(user).await?.ok_or_else(Problem::unauthenticated)?;
+    let attempt = attempt(app, address, &known.username).await?;
+    let (known, counted) = attempt.check(Some(known), current).await?;
+    match known {
+        Some(known) => Ok((known, counted)),
+        None => Err(counted.wrong(wrong_password(field))),
+    }
+}
+
+/// A password that isn't the one that the user has.
+pub(crate) fn wrong_password(field: &'static str) -> Problem {
+    Problem::field(field, "wrong_password", "This isn't the password.")
 }
 
 impl Guarded {

@@ -1,6 +1,7 @@
 //! `POST /auth/login`: a name and a password for a pair of tokens.
 
 use axum::extract::State;
+use sanasr_shared::time::Time;
 use sanasr_shared::user::{User, parse_username};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -8,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::{Stranger, TokenPair, guard, tried};
 use crate::answer::{Data, Success};
+use crate::auth::jwt::Granted;
 use crate::body::JsonBody;
 use crate::fields::{FieldErrors, Fields};
 use crate::problem::Problem;
@@ -36,7 +38,7 @@ pub(crate) struct LoggedIn {
 
 /// Log in
 ///
-/// Gives a pair of tokens. From the sixth wrong password in a row for a name from an address on, that pair must wait, ever
+/// Gives a pair of tokens. A login lasts 30 days at most, however often it is refreshed. From the sixth wrong password in a row for a name from an address on, that pair must wait, ever
 /// longer, up to 15 minutes; an address that tries many names likewise.
 #[utoipa::path(
     post, path = "/api/v1/auth/login", tag = "Auth", operation_id = "log_in",
@@ -62,12 +64,14 @@ pub(crate) async fn login(
     };
     let (known, counted) = attempt.check(credentials, password).await?;
     let Some(known) = known else { return Err(counted.wrong(Problem::wrong_login())) };
-    let life = app.tokens.refresh_life();
+    let since = Time::now();
+    let life = app.tokens.life_left(since).unwrap_or_default();
     let Some((family, user)) = app.store.start_login(known.user, &known.password_hash, life).await? else {
         return Err(counted.wrong(Problem::wrong_login()));
     };
     counted.right(&app).await?;
-    Ok(Data::ok(LoggedIn { tokens: TokenPair::new(&app, user.id, family, 1)?, user }))
+    let login = Granted { user: user.id, family, since, generation: 1 };
+    Ok(Data::ok(LoggedIn { tokens: TokenPair::new(&app, login)?, user }))
 }
 
 impl LoginRequest {

@@ -29,7 +29,7 @@ pub(crate) async fn logout(
 ) -> Result<Data<Nothing>, Problem> {
     let RefreshRequest { refresh } = RefreshRequest::read(body)?;
     let claimed = app.tokens.read_refresh(&refresh).ok_or_else(Problem::login_ended)?;
-    if let Some(user) = app.store.end_login(claimed.family).await? {
+    if let Some(user) = app.store.end_login(claimed.login.family).await? {
         app.standing_changed(user);
     }
     Ok(Data::ok(Nothing {}))

@@ -1,6 +1,6 @@
 //! Logging in and out, and what somebody who is logged in may know and change of themselves.
 
-mod guard;
+pub(crate) mod guard;
 pub(crate) mod login;
 mod logout;
 mod me;
@@ -14,12 +14,12 @@ use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::routing::{get, post};
-use sanasr_shared::ids::{FamilyId, UserId};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::{OpenApi, ToSchema};
 
 use crate::auth;
+use crate::auth::jwt::Granted;
 use crate::fields::{FieldErrors, Fields};
 use crate::problem::Problem;
 use crate::state::App;
@@ -66,14 +66,10 @@ pub(crate) struct TokenPair {
 }
 
 impl TokenPair {
-    fn new(app: &App, user: UserId, family: FamilyId, generation: i64) -> Result<Self, Problem> {
-        let tokens = &app.tokens;
-        Ok(Self {
-            access: tokens.access(user, family).map_err(Problem::internal)?,
-            refresh: tokens.refresh(user, family, generation).map_err(Problem::internal)?,
-            token_type: "Bearer",
-            expires_in: tokens.access_life().as_secs(),
-        })
+    fn new(app: &App, login: Granted) -> Result<Self, Problem> {
+        let (access, life) = app.tokens.access(login).map_err(Problem::internal)?;
+        let refresh = app.tokens.refresh(login).map_err(Problem::internal)?;
+        Ok(Self { access, refresh, token_type: "Bearer", expires_in: life.as_secs() })
     }
 }
 
@@ -108,6 +104,11 @@ const TRIED_MAX: usize = 1_000;
 /// A name or password as somebody tries it: any text.
 fn tried(fields: &mut Fields<'_>, name: &str) -> Option<String> {
     fields.require(name);
+    tried_if_given(fields, name)
+}
+
+/// The same, where it may be left out.
+pub(crate) fn tried_if_given(fields: &mut Fields<'_>, name: &str) -> Option<String> {
     fields.parsed(name, "too_long", |text| match text.chars().count() {
         ..=TRIED_MAX => Ok(text.to_owned()),
         _ => Err(format!("Has at most {TRIED_MAX} characters.")),

@@ -46,14 +46,11 @@ pub(crate) async fn change(
     let known = app.store.credentials_of(asker.user).await?.ok_or_else(Problem::unauthenticated)?;
     let new = Password::new(&new, &known.username)
         .map_err(|weakness| Problem::field("new", weakness.code(), weakness.to_string()))?;
-    let wrong = || Problem::field("current", "wrong_password", "This isn't the password.");
-    let attempt = guard::attempt(&app, trail.address, &known.username).await?;
-    let (known, counted) = attempt.check(Some(known), current).await?;
-    let Some(known) = known else { return Err(counted.wrong(wrong())) };
+    let (known, counted) = guard::confirm(&app, trail.address, asker.user, "current", current).await?;
     let hash = app.passwords.place(For::User(asker.user))?.run(move || new.hash()).await?.map_err(Problem::internal)?;
     let keep = asker.credential.family();
     if !app.store.change_password(known.user, &known.password_hash, &hash, keep).await? {
-        return Err(counted.wrong(wrong()));
+        return Err(counted.wrong(guard::wrong_password("current")));
     }
     counted.right(&app).await?;
     app.standing_changed(asker.user);

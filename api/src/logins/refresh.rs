@@ -5,6 +5,7 @@ use sanasr_shared::ports::logins::Rotation;
 
 use super::{RefreshRequest, Stranger, TokenPair};
 use crate::answer::{Data, Success};
+use crate::auth::jwt::Granted;
 use crate::body::JsonBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
@@ -13,7 +14,7 @@ use crate::state::App;
 /// Exchange a refresh token for the next pair of tokens
 ///
 /// A refresh token is good for 7 days and for one use. Used again, it ends its login, access tokens included, as it may have
-/// been stolen.
+/// been stolen. A login lasts 30 days at most: past that a refresh is refused, and the password is needed again.
 #[utoipa::path(
     post, path = "/api/v1/auth/refresh", tag = "Auth", operation_id = "refresh_tokens",
     security(()),
@@ -30,9 +31,12 @@ pub(crate) async fn refresh(
     JsonBody(body): JsonBody,
 ) -> Result<Data<TokenPair>, Problem> {
     let RefreshRequest { refresh } = RefreshRequest::read(body)?;
-    let claimed = app.tokens.read_refresh(&refresh).ok_or_else(Problem::login_ended)?;
-    match app.store.rotate(claimed.family, claimed.generation, app.tokens.refresh_life()).await? {
-        Rotation::Rotated { user, generation } => TokenPair::new(&app, user, claimed.family, generation).map(Data::ok),
+    let login = app.tokens.read_refresh(&refresh).ok_or_else(Problem::login_ended)?.login;
+    let life = app.tokens.life_left(login.since).ok_or_else(Problem::login_too_old)?;
+    match app.store.rotate(login.family, login.generation, life).await? {
+        Rotation::Rotated { user, generation } => {
+            TokenPair::new(&app, Granted { user, generation, ..login }).map(Data::ok)
+        }
         Rotation::Reused(user) => {
             tracing::warn!(%user, "a refresh token was used again: its login has ended");
             app.standing_changed(user);

@@ -40,7 +40,10 @@ struct Wait {
 #[utoipa::path(
     get, path = "/api/v1/messages/{id}", tag = "Messages", operation_id = "get_message",
     params(params::MessageId, Wait, OfUser),
-    responses((status = 200, description = "The message as it is now.", body = Success<Message>)),
+    responses(
+        (status = 200, description = "The message as it is now.", body = Success<Message>),
+        (status = 401, description = "No valid credentials, or they ended during the wait."),
+    ),
 )]
 pub(crate) async fn get(
     State(app): State<App>,
@@ -56,7 +59,10 @@ pub(crate) async fn get(
     query.finish()?;
     let message = match wait {
         None => app.store.message(caller.reach(), id).await?.ok_or_else(absent)?,
-        Some(seconds) => changed(&app, caller, id, known, Duration::from_secs(seconds.into())).await?,
+        Some(seconds) => {
+            let changed = changed(&app, caller, id, known, Duration::from_secs(seconds.into()));
+            app.watch.hold(caller.asker, changed).await?
+        }
     };
     Ok(Data::ok(message))
 }

@@ -338,7 +338,7 @@ const FIELDS: &[Row] = &[
     (
         "wrong_password",
         "This isn't the password.",
-        "`current` isn't the password as it is, when changing one's own.",
+        "`current` or `current_password` isn't the password as it is, when changing one's own.",
         "Give the right one. Who has forgotten it asks an admin for a new one.",
     ),
 ];

@@ -202,8 +202,9 @@ fn readers() -> BTreeMap<&'static str, Read> {
         }
     }
     fn user_change(map: Map<String, Value>) -> Vec<FieldError> {
+        let own = map.contains_key("current_password");
         let (change, found) = UserChangeRequest::read(map);
-        errors(change.of("somebody", found))
+        errors(change.of(own, "somebody", found))
     }
     fn password(map: Map<String, Value>) -> Vec<FieldError> {
         let new = map.get("new").and_then(Value::as_str).map(str::to_owned);

@@ -69,14 +69,14 @@ pub(crate) struct SessionPace {
 )]
 pub(crate) async fn change(
     State(app): State<App>,
-    SessionPath { user, name, staff }: SessionPath,
+    SessionPath { user, name, asker }: SessionPath,
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<Session>, Problem> {
     let change = Change::read(body)?;
     let mut session = app.store.session(user, &name).await?.ok_or_else(absent)?;
     // It has the worker connect wherever it says. Refused before anything else is changed.
-    if !staff && !matches!(change.proxy, Given::Absent) {
+    if !asker.staff && !matches!(change.proxy, Given::Absent) {
         return Err(Problem::forbidden("Only an admin sets a session's proxy."));
     }
     let pace = change.pace.map(|pace| pace.applied_to(session.pace, session.bridge));

@@ -19,7 +19,7 @@ use sanasr_shared::session::DEFAULT_SESSION;
 use utoipa::OpenApi;
 use uuid::Uuid;
 
-use crate::auth::Caller;
+use crate::auth::{Asker, Caller};
 use crate::problem::Problem;
 use crate::state::App;
 
@@ -66,14 +66,14 @@ pub(crate) fn routes() -> Router<App> {
 pub(crate) struct SessionPath {
     user: UserId,
     name: String,
-    /// Who asks is an admin.
-    staff: bool,
+    /// Who asks.
+    asker: Asker,
 }
 
 impl SessionPath {
     /// A caller's session `default`.
     fn default_of(caller: Caller) -> Result<Self, Problem> {
-        Ok(Self { user: caller.user()?, name: DEFAULT_SESSION.to_owned(), staff: caller.asker.staff })
+        Ok(Self { user: caller.user()?, name: DEFAULT_SESSION.to_owned(), asker: caller.asker })
     }
 }
 
@@ -87,10 +87,10 @@ impl FromRequestParts<App> for SessionPath {
             && let Ok(id) = Uuid::try_parse(&name)
             && let Some((user, name)) = app.store.session_name(caller.reach(), SessionId(id)).await?
         {
-            return Ok(Self { user, name, staff: true });
+            return Ok(Self { user, name, asker: caller.asker });
         }
         if resolve::may_exist(&name) {
-            Ok(Self { user: caller.user()?, name, staff: caller.asker.staff })
+            Ok(Self { user: caller.user()?, name, asker: caller.asker })
         } else {
             Err(absent())
         }

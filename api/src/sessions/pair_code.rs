@@ -1,9 +1,11 @@
 //! `POST /sessions/{name}/pair-code`: a code to type on the phone, for whoever can't scan a QR code.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use sanasr_shared::ids::{SessionId, UserId};
 use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::ports::store::Moved;
 use sanasr_shared::recipient::Recipient;
@@ -11,6 +13,7 @@ use sanasr_shared::session::SessionStatus;
 use sanasr_shared::time::Time;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tokio::sync::broadcast::Receiver;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
@@ -80,12 +83,12 @@ impl PairCodeRequest {
 )]
 pub(crate) async fn pair_code(
     State(app): State<App>,
-    SessionPath { user, name, .. }: SessionPath,
+    SessionPath { user, name, asker }: SessionPath,
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<PairCode>, Problem> {
     let request = PairCodeRequest::read(body)?;
-    let mut signals = app.signals.subscribe();
+    let signals = app.signals.subscribe();
     let session = match app.store.request_pair_code(user, &name, &request.phone).await? {
         Moved::Done(session) => session,
         Moved::Refused(_) => {
@@ -95,13 +98,24 @@ pub(crate) async fn pair_code(
     };
     app.signals.publish(Signal::Session(session.id));
     app.signals.publish(Signal::SessionFree);
+    app.watch.hold(asker, code(&app, user, &name, session.id, signals)).await
+}
+
+/// The code, as soon as there is one.
+async fn code(
+    app: &App,
+    user: UserId,
+    name: &str,
+    session: SessionId,
+    mut signals: Receiver<Arc<Signal>>,
+) -> Result<Data<PairCode>, Problem> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some((code, expires_at)) = app.store.pair_code(session.id).await? {
+        if let Some((code, expires_at)) = app.store.pair_code(session).await? {
             return Ok(Data(StatusCode::OK, PairCode { code, expires_at }));
         }
         // A phone may be quicker than we are.
-        let now = app.store.session(user, &name).await?.ok_or_else(absent)?;
+        let now = app.store.session(user, name).await?.ok_or_else(absent)?;
         if now.status == SessionStatus::Connected {
             return Err(Problem::conflict("The session has been paired meanwhile."));
         }
@@ -110,7 +124,7 @@ pub(crate) async fn pair_code(
             return Err(Problem::conflict(format!("The session can't be paired so ({reason}). {advice}")));
         }
         let told =
-            async { while !matches!(signals.recv().await.as_deref(), Ok(Signal::Session(id)) if *id == session.id) {} };
+            async { while !matches!(signals.recv().await.as_deref(), Ok(Signal::Session(id)) if *id == session) {} };
         tokio::select! {
             () = told => {}
             () = tokio::time::sleep(LOOK) => {}

@@ -31,8 +31,8 @@ pub(crate) async fn activate(
 
 /// Deactivate a user
 ///
-/// The user's tokens and keys stop working within a second; the queue is kept, and nothing of it is sent until the user is
-/// activated again. Doing it again is fine.
+/// The user's logins end, and with them and the keys whatever is open, within a second. The queue is kept, and nothing of it is
+/// sent until the user is activated again; then the keys work again, too. Doing it again is fine.
 #[utoipa::path(
     post, path = "/api/v1/users/{id}/deactivate", tag = "Users", operation_id = "deactivate_user",
     security(("bearer" = [])), params(UserId),

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::fields::{FieldErrors, Fields, Given, TextRule};
+use crate::logins::tried_if_given;
 use crate::problem::Problem;
 
 /// Messages a day, at most.
@@ -65,12 +66,15 @@ pub(crate) struct UserChangeRequest {
     /// Messages accepted per UTC day; null means no limit. It holds at once.
     #[schema(value_type = Option<u32>, maximum = 1_000_000_000)]
     max_messages_per_day: Given<u32>,
+    /// Your password as it is: needed with a new password of your own, and for nothing else.
+    #[schema(max_length = 1000, write_only)]
+    current_password: Option<String>,
 }
 
 impl NewUserRequest {
     pub(crate) fn read(map: Map<String, Value>) -> Result<Self, Problem> {
         let mut errors = FieldErrors::default();
-        let given = UserChangeRequest::fields(map, &["username", "password"], &mut errors);
+        let given = UserChangeRequest::fields(map, Form::New, &mut errors);
         let username = given.username.unwrap_or_default();
         let password = given.password.and_then(|text| good_password(&text, &username, &mut errors));
         match password {
@@ -93,14 +97,19 @@ impl UserChangeRequest {
     /// Reads a change, and what is wrong with it so far: whether the password is good enough only its user's name tells.
     pub(crate) fn read(map: Map<String, Value>) -> (Self, FieldErrors) {
         let mut errors = FieldErrors::default();
-        (Self::fields(map, &[], &mut errors), errors)
+        (Self::fields(map, Form::Change, &mut errors), errors)
     }
 
-    fn fields(map: Map<String, Value>, required: &[&str], errors: &mut FieldErrors) -> Self {
+    fn fields(map: Map<String, Value>, form: Form, errors: &mut FieldErrors) -> Self {
         let mut fields = Fields::new(map, "", errors);
-        for name in required {
-            fields.require(name);
-        }
+        let current_password = match form {
+            Form::New => {
+                fields.require("username");
+                fields.require("password");
+                None
+            }
+            Form::Change => tried_if_given(&mut fields, "current_password"),
+        };
         let given = Self {
             username: fields.parsed("username", "invalid_username", |text| parse_username(text).map_err(Into::into)),
             password: fields.parsed("password", "invalid", |text| Ok(text.to_owned())),
@@ -110,6 +119,7 @@ impl UserChangeRequest {
             is_staff: fields.flag("is_staff"),
             is_active: fields.flag("is_active"),
             max_messages_per_day: fields.given_integer("max_messages_per_day", 0, LIMIT_MAX),
+            current_password,
         };
         if given.email.as_deref().is_some_and(|email| !email.is_empty() && !may_be_email(email)) {
             fields.fail("email", "invalid_email", "Must be a mail address, such as name@example.org.");
@@ -118,14 +128,29 @@ impl UserChangeRequest {
         given
     }
 
-    /// The change of the user that had this name, and its new password, if all is well.
+    /// The change of the user that had this name, and its new password, if all is well. `own`: it is the user who asks.
     pub(crate) fn of(
         self,
+        own: bool,
         old_username: &str,
         mut errors: FieldErrors,
-    ) -> Result<(UserChange, Option<Password>), Problem> {
+    ) -> Result<(UserChange, Option<NewPassword>), Problem> {
         let username = self.username.as_deref().unwrap_or(old_username);
+        match (&self.current_password, own && self.password.is_some()) {
+            (None, true) => {
+                errors.add("current_password", "required", "Your own password is changed with the one that it has.");
+            }
+            (Some(_), false) => {
+                errors.add(
+                    "current_password",
+                    "not_allowed",
+                    "Goes with a new password of your own, and nothing else.",
+                );
+            }
+            _ => {}
+        }
         let password = self.password.and_then(|text| good_password(&text, username, &mut errors));
+        let password = password.map(|password| NewPassword { password, current: self.current_password });
         if !errors.is_empty() {
             return Err(Problem::validation(errors));
         }
@@ -141,6 +166,20 @@ impl UserChangeRequest {
         };
         Ok((change, password))
     }
+}
+
+/// What is read: a user to be made, or a change.
+#[derive(Clone, Copy)]
+enum Form {
+    New,
+    Change,
+}
+
+/// A password to be set.
+pub(crate) struct NewPassword {
+    pub(crate) password: Password,
+    /// What the user who asks says that it is, if it is their own.
+    pub(crate) current: Option<String>,
 }
 
 /// A limit as the store takes it: `Some(None)` for no limit, `None` if nothing is given.
@@ -203,7 +242,7 @@ mod tests {
 
     fn change(body: Value) -> UserChange {
         let (request, errors) = UserChangeRequest::read(object(body));
-        request.of("marianne", errors).expect("good").0
+        request.of(false, "marianne", errors).expect("good").0
     }
 
     fn fields(problem: &Problem) -> Vec<String> {
@@ -227,6 +266,23 @@ mod tests {
     }
 
     #[test]
+    fn ones_own_password_needs_the_current_one() {
+        let of = |own: bool, body: Value| {
+            let (request, errors) = UserChangeRequest::read(object(body));
+            let read = request.of(own, "marianne", errors).map(|(_, password)| password.and_then(|new| new.current));
+            read.map_err(|problem| fields(&problem))
+        };
+        let new = "a longer and better one";
+        let current = Err(vec!["current_password".to_owned()]);
+        assert_eq!(of(true, json!({"password": new, "current_password": "old"})), Ok(Some("old".to_owned())));
+        assert_eq!(of(true, json!({"password": new})), current);
+        assert_eq!(of(false, json!({"password": new})), Ok(None));
+        assert_eq!(of(false, json!({"password": new, "current_password": "old"})), current);
+        assert_eq!(of(true, json!({"email": "a@b", "current_password": "old"})), current);
+        assert_eq!(of(true, json!({"email": "a@b"})), Ok(None));
+    }
+
+    #[test]
     fn every_bad_field_is_named() {
         let wrong = json!({"username": "a b", "email": "nobody", "first_name": "a\u{0}", "last_name": 5,
             "is_staff": "yes", "is_active": 1, "max_messages_per_day": -1, "password": "short", "id": 5});
@@ -242,7 +298,7 @@ mod tests {
             "password",
         ];
         let (request, errors) = UserChangeRequest::read(object(wrong.clone()));
-        assert_eq!(fields(&request.of("marianne", errors).err().expect("bad")), expected);
+        assert_eq!(fields(&request.of(false, "marianne", errors).err().expect("bad")), expected);
         assert_eq!(fields(&NewUserRequest::read(object(wrong)).err().expect("bad")), expected);
         assert_eq!(fields(&NewUserRequest::read(object(json!({}))).err().expect("bad")), ["username", "password"]);
     }

@@ -19,7 +19,7 @@ pub trait Accounts: Send + Sync {
     /// A page of users, newest first, older than `after`; and whether there are more.
     async fn list_users(&self, filter: &UserFilter, after: Option<UserId>, limit: u32) -> Result<(Vec<User>, bool)>;
 
-    /// Changes what is given; a new password ends the user's logins but for `keep`. Refused if no active admin would be
+    /// Changes what is given; a new password ends the user's logins but for `keep`, deactivating ends them all. Refused if no active admin would be
     /// left, whoever else changes them at the same time. [`StoreError::Taken`] if the name is.
     ///
     /// [`StoreError::Taken`]: super::store::StoreError::Taken

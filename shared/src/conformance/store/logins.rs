@@ -36,8 +36,20 @@ pub async fn a_login_lives_until_it_is_ended(world: &dyn World) {
     assert_eq!(rotate(&store, family, 1).await, Rotation::Ended, "nor is it rotated");
     assert_eq!(store.start_login(user, HASH, LONG).await.expect("an answer"), None);
     store.set_active(user, true).await.expect("a change");
-    assert!(login().await.is_some());
+    assert_eq!(login().await, None, "deactivating has ended it for good");
+    assert_eq!(rotate(&store, family, 1).await, Rotation::Ended);
+    // The first user is the last admin, who stays.
+    let (other, _) = new(&store).await;
+    let family = begin(&store, other).await;
+    let login = async || store.login(family).await.expect("a read");
+    for (is_active, lives) in [(true, true), (false, false), (true, false)] {
+        let change = UserChange { is_active: Some(is_active), ..UserChange::default() };
+        store.change_user(other, &change, Some(family)).await.expect("a change");
+        assert_eq!(login().await.is_some(), lives, "however the user is deactivated, whoever asks");
+    }
 
+    let family = begin(&store, user).await;
+    let login = async || store.login(family).await.expect("a read");
     assert_eq!(store.end_login(family).await.expect("an end"), Some(user));
     assert_eq!(store.end_login(family).await.expect("an end"), Some(user), "ending it again is harmless");
     assert_eq!(login().await, None);

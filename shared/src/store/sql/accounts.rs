@@ -66,7 +66,9 @@ pub(crate) async fn change(
         return Ok(people::user(conn, id).await?.map_or(Moved::Absent, Moved::Refused));
     }
     let Some(user) = write(conn, id, change).await? else { return Ok(Moved::Absent) };
-    if change.password_hash.is_some() {
+    if change.is_active == Some(false) {
+        logins::end_all(conn, id, None).await?;
+    } else if change.password_hash.is_some() {
         logins::end_all(conn, id, keep).await?;
     }
     Ok(Moved::Done(user))

@@ -70,7 +70,7 @@ pub(crate) async fn set_password(conn: &mut Connection, username: &str, password
     Ok(true)
 }
 
-/// Activates or deactivates a user.
+/// Activates a user, or deactivates one and ends all logins. Within a transaction.
 pub(crate) async fn set_active(conn: &mut Connection, user: UserId, active: bool) -> Result<bool> {
     let done = sqlx::query(concat!(
         "UPDATE users SET is_active = $2, updated_at = ",
@@ -79,9 +79,12 @@ pub(crate) async fn set_active(conn: &mut Connection, user: UserId, active: bool
     ))
     .bind(user)
     .bind(active)
-    .execute(conn)
+    .execute(&mut *conn)
     .await
     .map_err(failed)?;
+    if !active {
+        logins::end_all(conn, user, None).await?;
+    }
     Ok(done.rows_affected() > 0)
 }
 
