@@ -30,12 +30,43 @@ const COUNTRY_CODES_3: &[u32] = &[
     993, 994, 995, 996, 998,
 ];
 
+/// Countries in which a number dialled within the country begins with 0, and a number dialled from abroad never does: a 0
+/// after their country code is dropped. From libphonenumber 9.0.43. Left out: 54, 55 and 57, in which digits that don't
+/// belong to the number may follow the 0.
+const TRUNK_ZERO: &[u32] = &[
+    20, 27, 31, 32, 33, 40, 41, 43, 44, 46, 49, 51, 53, 58, 60, 61, 62, 63, 64, 66, 81, 82, 84, 86, 90, 91, 92, 93, 94,
+    95, 98, 211, 212, 213, 218, 231, 232, 233, 234, 243, 249, 250, 251, 252, 254, 255, 256, 260, 261, 262, 263, 264,
+    265, 291, 353, 355, 358, 359, 370, 373, 374, 377, 380, 381, 382, 383, 385, 386, 387, 389, 421, 423, 508, 590, 591,
+    593, 594, 595, 596, 598, 686, 850, 855, 856, 880, 886, 961, 962, 963, 964, 966, 967, 970, 971, 972, 976, 977, 994,
+    995, 996,
+];
+/// Country codes after which a number may begin with 0, and with what such a number begins. From libphonenumber 9.0.43.
+const KEEPS_ZERO: &[(u32, &str)] = &[
+    (39, "0"),
+    (225, "0"),
+    (226, "0"),
+    (229, "0"),
+    (241, "0"),
+    (242, "0"),
+    (250, "06"),
+    (378, "0549"),
+    (379, "0"),
+    (870, "0"),
+    (881, "0"),
+    (882, "0"),
+    (883, "0"),
+    (979, "0"),
+    (992, "0"),
+];
+
 /// Digits of the shortest number that E.164 makes possible here: a country code and four digits.
 const MIN_DIGITS: usize = 7;
 /// Digits of the longest number of E.164.
 const MAX_DIGITS: usize = 15;
-/// The longest text that is looked at.
+/// Characters of the longest text that is looked at.
 const MAX_TEXT: usize = 64;
+/// What address books and messengers write before a number.
+const PREFIXES: [&str; 2] = ["tel:", "whatsapp:"];
 
 impl Recipient {
     /// Reads a recipient in any of the accepted forms.
@@ -43,42 +74,17 @@ impl Recipient {
     /// # Errors
     /// What is wrong with it and how to mend it, in a sentence.
     pub fn parse(text: &str) -> Result<Self, String> {
+        let text = bare(text);
         if text.is_empty() {
             return Err("A recipient is needed: a phone number such as +15551234567, or a group id.".to_owned());
         }
-        if text.len() > MAX_TEXT {
+        if text.len() > MAX_TEXT && text.chars().count() > MAX_TEXT {
             return Err(format!("A recipient has at most {MAX_TEXT} characters."));
         }
-        if let Some((id, domain)) = text.split_once('@') {
-            return match domain {
-                "c.us" | "s.whatsapp.net" if is_digits(id) => number(id),
-                "g.us" if is_group_id(id) => Ok(Self(text.to_owned())),
-                "lid" if is_digits(id) && id.len() <= 20 => Ok(Self(text.to_owned())),
-                "c.us" | "s.whatsapp.net" | "g.us" | "lid" => Err(format!("The part before @{domain} must be digits.")),
-                _ => Err("After the @ only c.us, s.whatsapp.net, g.us and lid are known.".to_owned()),
-            };
+        match text.split_once('@') {
+            Some((id, domain)) => whatsapp_id(id, domain),
+            None => written_number(text),
         }
-        let (plus, rest) = match text.trim_matches(' ').strip_prefix('+') {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
-        let mut digits = String::with_capacity(rest.len());
-        for c in rest.chars() {
-            match c {
-                '0'..='9' => digits.push(c),
-                ' ' | '-' | '.' | '(' | ')' => {}
-                _ => {
-                    return Err(
-                        "A phone number has digits, spaces, dashes, dots and parentheses only, such as +15551234567."
-                            .to_owned(),
-                    );
-                }
-            }
-        }
-        if !plus && digits.starts_with("00") {
-            return Err("Write the number with + instead of 00, such as +15551234567.".to_owned());
-        }
-        number(&digits)
     }
 
     /// The canonical form.
@@ -87,21 +93,137 @@ impl Recipient {
     }
 }
 
+/// The text without what is around it: blanks, marks that can't be seen, and a prefix such as `tel:`.
+fn bare(text: &str) -> &str {
+    let around = |c: char| c.is_whitespace() || is_invisible(c);
+    let text = text.trim_matches(around);
+    let prefix =
+        PREFIXES.iter().find(|prefix| text.get(..prefix.len()).is_some_and(|t| t.eq_ignore_ascii_case(prefix)));
+    prefix.map_or(text, |prefix| text[prefix.len()..].trim_start_matches(around))
+}
+
+/// Marks of direction and joining, which come along when a number is copied from an address book.
+const fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// What may stand between a number's digits: blanks within a line, dashes and dots, as keyboards and typesetters have them.
+fn is_separator(c: char) -> bool {
+    let blank = matches!(c, ' ' | '\u{a0}' | '\u{2000}'..='\u{200a}' | '\u{202f}');
+    let dash = matches!(c, '-' | '\u{2010}'..='\u{2015}' | '\u{2212}');
+    blank || dash || c == '.' || is_invisible(c)
+}
+
+/// `<id>@<domain>`, as WhatsApp's own programs write it.
+fn whatsapp_id(id: &str, domain: &str) -> Result<Recipient, String> {
+    let domain = domain.to_ascii_lowercase();
+    match domain.as_str() {
+        "c.us" | "s.whatsapp.net" if is_digits(id) => number(id),
+        "g.us" if is_group_id(id) => Ok(Recipient(format!("{id}@g.us"))),
+        "lid" if is_digits(id) && id.len() <= 20 => Ok(Recipient(format!("{id}@lid"))),
+        "c.us" | "s.whatsapp.net" | "g.us" | "lid" => Err(format!("The part before @{domain} must be digits.")),
+        _ => Err("After the @ only c.us, s.whatsapp.net, g.us and lid are known.".to_owned()),
+    }
+}
+
+/// A phone number as people write it.
+fn written_number(text: &str) -> Result<Recipient, String> {
+    // As in `(+49) 170 …`.
+    let opened = text.strip_prefix('(').filter(|rest| rest.starts_with('+'));
+    let text = opened.unwrap_or(text);
+    let (plus, rest) = match text.strip_prefix('+') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let mut digits = String::with_capacity(rest.len());
+    let mut group = None;
+    for c in rest.chars() {
+        match c {
+            '0'..='9' => digits.push(c),
+            '(' => group = Some(digits.len()),
+            ')' => {
+                if let Some(at) = group.take().filter(|at| *at > 0 && digits[*at..] == *"0") {
+                    check_optional_zero(&digits[..at])?;
+                }
+            }
+            _ if is_separator(c) => {}
+            _ => {
+                return Err(
+                    "A phone number has digits, spaces, dashes, dots and parentheses only, such as +15551234567."
+                        .to_owned(),
+                );
+            }
+        }
+    }
+    if !plus {
+        if digits.starts_with("00") {
+            return Err("Write the number with + instead of 00, such as +15551234567.".to_owned());
+        }
+        if digits.len() > MAX_DIGITS && is_group_id(text) {
+            return Err(format!("The number is too long for a phone number. A group's id ends in @g.us: {text}@g.us."));
+        }
+    }
+    number(&digits)
+}
+
+/// Whether these digits are a country code after which `(0)` means the 0 of calls within the country. The 0 itself is left
+/// out with any other ([`without_trunk_zero`]).
+fn check_optional_zero(before: &str) -> Result<(), String> {
+    match country_code(before) {
+        Some(code) if code.len() == before.len() && is_in(TRUNK_ZERO, code) => Ok(()),
+        _ => Err(format!(
+            "It isn't clear whether the 0 in +{before} (0) belongs to the number. Write it as it is dialled from abroad, such \
+             as +15551234567."
+        )),
+    }
+}
+
+/// A number by all its digits, the country code's first.
 fn number(digits: &str) -> Result<Recipient, String> {
     if digits.starts_with('0') {
         return Err(
             "Write the number with its country code and without the leading 0, such as +15551234567.".to_owned()
         );
     }
-    if digits.len() < MIN_DIGITS || digits.len() > MAX_DIGITS {
-        return Err(format!("A phone number has {MIN_DIGITS} to {MAX_DIGITS} digits with its country code."));
+    let within = |digits: &str| (MIN_DIGITS..=MAX_DIGITS).contains(&digits.len());
+    // A 0 that will be dropped may be one digit too many.
+    if !within(digits) && digits.len() != MAX_DIGITS + 1 {
+        return Err(length());
     }
-    let starts_with = |codes: &[u32], length: usize| digits[..length].parse().is_ok_and(|code| codes.contains(&code));
-    if starts_with(COUNTRY_CODES_1, 1) || starts_with(COUNTRY_CODES_2, 2) || starts_with(COUNTRY_CODES_3, 3) {
-        Ok(Recipient(format!("+{digits}")))
-    } else {
-        Err("The number doesn't begin with a country code. Write it as +15551234567.".to_owned())
+    let Some(code) = country_code(digits) else {
+        return Err("The number doesn't begin with a country code. Write it as +15551234567.".to_owned());
+    };
+    let national = without_trunk_zero(code, &digits[code.len()..])?;
+    let number = format!("{code}{national}");
+    if within(&number) { Ok(Recipient(format!("+{number}"))) } else { Err(length()) }
+}
+
+fn length() -> String {
+    format!("A phone number has {MIN_DIGITS} to {MAX_DIGITS} digits with its country code.")
+}
+
+/// The digits after the country code, as they are dialled from abroad: `0170 …` in Germany is `170 …`.
+fn without_trunk_zero<'a>(code: &str, national: &'a str) -> Result<&'a str, String> {
+    let kept = KEEPS_ZERO.iter().any(|(of, begin)| code == of.to_string() && national.starts_with(begin));
+    let Some(rest) = national.strip_prefix('0').filter(|_| !kept) else { return Ok(national) };
+    if is_in(TRUNK_ZERO, code) && !rest.starts_with('0') {
+        return Ok(rest);
     }
+    Err(format!(
+        "After the country code +{code} no number begins with {}. Write it as it is dialled from abroad, such as \
+         +15551234567.",
+        if rest.starts_with('0') { "00" } else { "0" },
+    ))
+}
+
+/// The country code with which digits begin. None is the beginning of another.
+fn country_code(digits: &str) -> Option<&str> {
+    let codes = [(COUNTRY_CODES_1, 1), (COUNTRY_CODES_2, 2), (COUNTRY_CODES_3, 3)];
+    codes.into_iter().find_map(|(codes, length)| digits.get(..length).filter(|code| is_in(codes, code)))
+}
+
+fn is_in(codes: &[u32], code: &str) -> bool {
+    code.parse().is_ok_and(|code| codes.contains(&code))
 }
 
 fn is_digits(text: &str) -> bool {
@@ -144,6 +266,87 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_around_a_number_or_an_id_is_dropped() {
+        for (text, expected) in [
+            (" +15551234567\n", "+15551234567"),
+            ("\t15551234567@c.us ", "+15551234567"),
+            (" 120363025246125486@g.us ", "120363025246125486@g.us"),
+            ("120363025246125486@G.US", "120363025246125486@g.us"),
+            (" 123456789012345@lid", "123456789012345@lid"),
+            ("tel:+14155552671", "+14155552671"),
+            ("TEL: +1-415-555-2671", "+14155552671"),
+            ("whatsapp:+14155552671", "+14155552671"),
+            ("WhatsApp: 120363025246125486@g.us", "120363025246125486@g.us"),
+            ("\u{202a}+1 415 555 2671\u{202c}", "+14155552671"),
+            ("\u{feff}+14155552671", "+14155552671"),
+            ("+1\u{a0}415\u{202f}555\u{2011}26\u{2013}71", "+14155552671"),
+            ("(+49) 170 1234567", "+491701234567"),
+        ] {
+            assert_eq!(Recipient::parse(text).expect(text).as_str(), expected, "{text:?}");
+        }
+        for text in ["tel:", "tel:tel:+14155552671", "sms:+14155552671", "tel:+14155552671;ext=5", "+1\n4155552671"] {
+            assert!(Recipient::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_zero_of_calls_within_a_country_never_makes_a_wrong_number() {
+        for (text, expected) in [
+            ("+44 (0)20 7946 0958", "+442079460958"),
+            ("+44(0) 20 7946 0958", "+442079460958"),
+            ("44 ( 0 ) 20 7946 0958", "+442079460958"),
+            ("(+44) (0)20 7946 0958", "+442079460958"),
+            ("tel:+44(0)20-7946-0958", "+442079460958"),
+            ("+49 (0) 170 1234567", "+491701234567"),
+            ("+49 0170 1234567", "+491701234567"),
+            ("+49 (0170) 1234567", "+491701234567"),
+            ("4901701234567@c.us", "+491701234567"),
+            ("+33 06 12 34 56 78", "+33612345678"),
+            ("+62 0812 3456 7890", "+6281234567890"),
+            ("+234 0803 123 4567", "+2348031234567"),
+            ("+880 01711 123456", "+8801711123456"),
+            // A 0 that belongs to the number, or to the country code.
+            ("+39 06 6982 1234", "+390669821234"),
+            ("+378 0549 882312", "+3780549882312"),
+            ("+225 07 12 34 56 78", "+2250712345678"),
+            ("+229 01 97 12 34 56", "+2290197123456"),
+            ("+242 06 123 4567", "+242061234567"),
+            ("+250 06 123 456", "+25006123456"),
+            ("+250 078 812 3456", "+250788123456"),
+            ("+992 00 123 4567", "+992001234567"),
+            ("+38 (050) 123-45-67", "+380501234567"),
+            ("+20 10 0123 4567", "+201001234567"),
+            ("+1 (800) 555 0100", "+18005550100"),
+            // The longest number, with a 0 too many.
+            ("+49 0123456789012 3", "+491234567890123"),
+        ] {
+            let read = Recipient::parse(text).unwrap_or_else(|said| panic!("{text}: {said}"));
+            assert_eq!(read.as_str(), expected, "{text}");
+        }
+        for (text, hint) in [
+            // Italy keeps a fixed line's 0, and not a mobile's.
+            ("+39 (0)6 6982 1234", "isn't clear"),
+            // What is before it is no country code: +38 (0)50 is the Ukraine, +385 0… Croatia.
+            ("+38 (0)50 123 45 67", "isn't clear"),
+            ("+2 (0)10 1234 5678", "isn't clear"),
+            ("+44 20 (0) 7946 0958", "isn't clear"),
+            ("+55 (0) 15 11 91234 5678", "isn't clear"),
+            ("+7 (0) 912 345 67 89", "isn't clear"),
+            ("(0)20 7946 0958", "leading 0"),
+            ("+36 06 20 123 4567", "+36 no number begins with 0"),
+            ("+52 01 55 1234 5678", "+52 no number begins with 0"),
+            ("+1 0415 555 2671", "+1 no number begins with 0"),
+            ("+378 0123 456789", "+378 no number begins with 0"),
+            ("+49 00170 1234567", "+49 no number begins with 00"),
+            ("+49 (0) 0170 1234567", "+49 no number begins with 00"),
+            ("36062012345678@c.us", "+36 no number begins with 0"),
+        ] {
+            let said = Recipient::parse(text).expect_err(text);
+            assert!(said.contains(hint), "{text}: {said}");
+        }
+    }
+
+    #[test]
     fn what_is_no_number_is_refused_with_a_hint() {
         for (text, hint) in [
             ("", "needed"),
@@ -161,6 +364,9 @@ mod tests {
             ("1@2@g.us", "After the @"),
             ("15551234567@example.org", "After the @"),
             ("0@c.us", "leading 0"),
+            ("120363025246125486", "@g.us: 120363025246125486@g.us"),
+            (" 120363025246125486 ", "@g.us: 120363025246125486@g.us"),
+            ("491700000000-1423000000", "@g.us: 491700000000-1423000000@g.us"),
         ] {
             let said = Recipient::parse(text).expect_err(text);
             assert!(said.contains(hint), "{text}: {said}");
@@ -171,6 +377,19 @@ mod tests {
         #[test]
         fn reading_never_panics_and_is_idempotent(text in "\\PC{0,70}") {
             if let Ok(recipient) = Recipient::parse(&text) {
+                prop_assert_eq!(Recipient::parse(recipient.as_str()), Ok(recipient));
+            }
+        }
+
+        #[test]
+        fn a_number_is_written_in_its_own_digits(text in "(tel:)?\\(?\\+?[0-9]{1,3}( ?\\(0?\\) ?)?[0-9 ().-]{4,14}") {
+            if let Ok(recipient) = Recipient::parse(&text) {
+                let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+                let (given, read) = (digits(&text), digits(recipient.as_str()));
+                // At most one 0 after the country code is left out.
+                let code = country_code(&read).map_or(0, str::len);
+                let with_zero = format!("{}0{}", &read[..code], &read[code..]);
+                prop_assert!(given == read || given == with_zero, "{} was read as {}", text, recipient);
                 prop_assert_eq!(Recipient::parse(recipient.as_str()), Ok(recipient));
             }
         }
