@@ -9,12 +9,12 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use bytes::Bytes;
 use futures_util::stream;
 use hyper::body::Body as _;
 use multer::Field;
-use sanasr_shared::media::{HEAD_BYTES, TempFile};
+use sanasr_shared::media::{HEAD_BYTES, TempFile, name};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -37,8 +37,6 @@ const ARRIVAL: Duration = Duration::from_secs(300);
 const SILENCE: Duration = Duration::from_secs(30);
 /// Uploads at once in this process; more wait.
 const UPLOADS_MAX: usize = 256;
-/// Characters of a file's name that are kept.
-const FILENAME_CHARS_MAX: usize = 255;
 /// Characters of a media type that is believed.
 const MIME_TYPE_CHARS_MAX: usize = 127;
 /// The part that carries the file.
@@ -236,7 +234,8 @@ impl Part<'_, '_> {
     }
 
     async fn file(&mut self, app: &App) -> Result<Upload, Problem> {
-        let filename = self.part.file_name().and_then(kept_name);
+        let disposition = self.part.headers().get(CONTENT_DISPOSITION);
+        let filename = disposition.and_then(|header| name::of_part(header.as_bytes()));
         let declared = self.part.content_type().map(ToString::to_string);
         let declared = declared.filter(|declared| declared.len() <= MIME_TYPE_CHARS_MAX);
         let mut file = app.files.temporary().await?;
@@ -254,13 +253,6 @@ impl Part<'_, '_> {
         }
         Ok(Upload { file, head, sha256: hash.finalize().into(), filename, declared })
     }
-}
-
-/// The last part of a file's name, if that can be shown: where it lay is nobody's business.
-fn kept_name(name: &str) -> Option<String> {
-    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
-    let shown: String = last.chars().filter(|c| !c.is_control()).take(FILENAME_CHARS_MAX).collect();
-    (!matches!(shown.as_str(), "" | "." | "..")).then_some(shown)
 }
 
 /// A field's name, as far as it is repeated.

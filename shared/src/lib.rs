@@ -10,6 +10,7 @@ pub mod ids;
 pub mod lifecycle;
 pub mod media;
 pub mod message;
+pub mod mime_text;
 pub mod password;
 pub mod ports;
 pub mod proxy;

@@ -203,7 +203,7 @@ pub struct Media {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub id: Option<MediaId>,
-    /// What the file is, by its content; of one that we keep.
+    /// What the file is, by its content or else by what its sender declared; of one that we keep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub mime_type: Option<String>,

@@ -13,7 +13,7 @@ use sqlx_sqlite::SqliteConnectOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::files::{FileServer, PNG, Parts, ZIP, picture};
+use crate::harness::files::{FileServer, OGG, PDF, PNG, Parts, WAV, ZIP, picture};
 use crate::harness::moto::Moto;
 use crate::harness::wait::seconds;
 use crate::harness::{Client, Message, Mode, Reply, System, both_modes, eventually};
@@ -27,6 +27,11 @@ both_modes!(
     uploads_are_never_whole_in_memory,
     files_go_when_nobody_needs_them,
     files_live_in_s3,
+    a_files_name_is_read_however_it_is_written,
+    a_file_is_what_it_certainly_is,
+    a_voice_note_is_ogg_opus,
+    base64_is_read_as_programs_write_it,
+    a_document_is_called_what_its_address_says,
 );
 
 const TO: &str = "+15553001001";
@@ -405,4 +410,173 @@ async fn files_live_in_s3(mode: Mode) {
     let refused = tokio::time::timeout(Duration::from_secs(60), post_parts(&client, "/media", None, body)).await;
     let refused = refused.expect("an answer in time").expect(503);
     assert_eq!(refused.code(), "unavailable");
+}
+
+async fn a_files_name_is_read_however_it_is_written(mode: Mode) {
+    let system = System::start(mode).await;
+    let client = system.client();
+    let long = format!("{}.pdf", "a".repeat(300));
+    for (disposition, expected) in [
+        ("filename*=utf-8''test%C3%A9.pdf".to_owned(), "testé.pdf".to_owned()),
+        ("filename=\"teste.pdf\"; filename*=UTF-8''test%C3%A9.pdf".to_owned(), "testé.pdf".to_owned()),
+        ("filename=\"=?utf-8?B?dGVzdMOpLnBkZg==?=\"".to_owned(), "testé.pdf".to_owned()),
+        ("filename==?utf-8?B?dGVzdMOpLnBkZg==?=; filename*=utf-8''test%C3%A9.pdf".to_owned(), "testé.pdf".to_owned()),
+        // With a slash in its base64.
+        ("filename=\"=?utf-8?B?Pz8/Pz8/w78/P8O/w78ucGRm?=\"".to_owned(), "??????ÿ??ÿÿ.pdf".to_owned()),
+        ("filename=\"=?utf-8?Q?r=C3=A9sum=C3=A9.pdf?=\"".to_owned(), "résumé.pdf".to_owned()),
+        ("filename*=utf-8''..%2F..%2Fetc%2Fpasswd".to_owned(), "passwd".to_owned()),
+        (format!("filename=\"{long}\""), format!("{}.pdf", "a".repeat(251))),
+    ] {
+        let body = Parts::default().part(&format!("name=\"file\"; {disposition}"), "", PDF).end();
+        let file: Value = post_parts(&client, "/media", None, body).await.expect(201).data();
+        assert_eq!(file["filename"], expected, "{disposition}");
+    }
+    let parts = Parts::default().text("recipient", TO).text("media_type", "document");
+    let body = parts.part("name=\"file\"; filename*=utf-8''test%C3%A9.pdf", "", PDF).end();
+    let sent = post_parts(&client, "/messages/send-media", None, body).await;
+    arrives(&system, sent, PDF, "application/pdf", Some("testé.pdf")).await;
+}
+
+/// A message with a file as a part of its own.
+fn sending(kind: &str, content_type: &str, bytes: &[u8]) -> Vec<u8> {
+    let headers = if content_type.is_empty() { String::new() } else { format!("Content-Type: {content_type}\r\n") };
+    let parts = Parts::default().text("recipient", TO).text("media_type", kind);
+    parts.part("name=\"file\"; filename=\"x\"", &headers, bytes).end()
+}
+
+async fn a_file_is_what_it_certainly_is(mode: Mode) {
+    let system = System::start(mode).await;
+    let client = system.client();
+    let path = "/messages/send-media";
+    let mp4 = |brands: &[u8], before: &[u8]| {
+        let size = u32::try_from(brands.len() + 8).expect("small").to_be_bytes();
+        [before, &size, b"ftyp", brands, b"\0\0\0\x10mdat\0\x01\x02\x03\0\0\0\0"].concat()
+    };
+    let frames = |header: &[u8], length: usize| {
+        let mut frame = header.to_vec();
+        frame.resize(length, 0x55);
+        frame.repeat(4)
+    };
+    for (kind, declared, bytes, expected) in [
+        ("document", "text/csv", b"BMW,model,year\n".to_vec(), "text/csv"),
+        ("document", "text/plain", b"GIFT CARD;1".to_vec(), "text/plain"),
+        ("document", "text/plain", b"MZ is a country code".to_vec(), "text/plain"),
+        ("document", "text/plain", b"ID3 is a tag".to_vec(), "text/plain"),
+        (
+            "document",
+            "application/vnd.ms-excel",
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0".to_vec(),
+            "application/vnd.ms-excel",
+        ),
+        ("document", "text/plain", PNG.to_vec(), "image/png"),
+        ("video", "video/mp4", mp4(b"iso8\0\0\0\0iso8mp41", b""), "video/mp4"),
+        ("video", "video/mp4", mp4(b"hvc1\0\0\0\0isom", b""), "video/mp4"),
+        ("video", "", mp4(b"isom\0\0\x02\0isommp42", b"\0\0\0\x0cfree\0\0\0\0"), "video/mp4"),
+        ("audio", "audio/mpeg", frames(b"\xff\xe3\x18\xc4", 72), "audio/mpeg"),
+        ("audio", "", frames(b"\xff\xf8\x50\x80\x0c\x9f\xfc", 100), "audio/aac"),
+    ] {
+        let sent = post_parts(&client, path, None, sending(kind, declared, &bytes)).await;
+        arrives(&system, sent, &bytes, expected, Some("x")).await;
+    }
+    for (kind, declared, bytes) in [
+        ("image", "image/gif", &b"GIFT CARD;1"[..]),
+        ("image", "", b"GIF89a is an image format"),
+        ("audio", "audio/wav", b"RIFF1234WAVE"),
+        ("audio", "audio/mpeg", b"ID3 tags explained"),
+        ("video", "video/mp4", b"    ftypisom"),
+        ("sticker", "image/webp", b"RIFF1234WEBPVP8 "),
+    ] {
+        let refused = post_parts(&client, path, None, sending(kind, declared, bytes)).await.expect(422);
+        assert_eq!(refused.fields(), ["file"], "{kind}");
+    }
+}
+
+async fn a_voice_note_is_ogg_opus(mode: Mode) {
+    let server = FileServer::start([
+        ("/voice.ogg", ("200 OK\r\n".to_owned(), OGG.to_vec())),
+        ("/voice.wav", ("200 OK\r\ncontent-type: audio/ogg\r\n".to_owned(), WAV.to_vec())),
+    ])
+    .await;
+    let system = System::with(mode).env("SANASR_MEDIA_ALLOW_HOSTS", "127.0.0.1").start().await;
+    let client = system.client();
+    let send = |media: Value| json!({ "to": TO, "type": "audio", "media": media });
+    let (opus, wav) = (upload(&client, "a.ogg", OGG).await, upload(&client, "a.wav", WAV).await);
+    for media in [json!({ "id": opus["id"] }), json!({ "base64": base64(OGG), "mime_type": "audio/ogg" })] {
+        let voice = changed(media, "voice", json!(true));
+        let name = voice["id"].is_string().then_some("a.ogg");
+        arrives(&system, client.send(&send(voice)).await, OGG, "audio/ogg; codecs=opus", name).await;
+    }
+    for media in [json!({ "id": wav["id"] }), json!({ "base64": base64(WAV), "mime_type": "audio/wav" })] {
+        let refused = client.send(&send(changed(media.clone(), "voice", json!(true)))).await.expect(422);
+        assert_eq!(refused.fields(), ["media.voice"]);
+        assert!(refused.body["detail"].as_str().is_some_and(|said| said.contains("Ogg Opus")), "{}", refused.body);
+        client.send(&send(changed(media, "voice", json!(false)))).await.expect(202);
+    }
+    // What comes from an address is known when it has come.
+    let voice = json!({ "url": server.url("/voice.ogg"), "voice": true });
+    arrives(&system, client.send(&send(voice)).await, OGG, "audio/ogg; codecs=opus", None).await;
+    let voice = json!({ "url": server.url("/voice.wav"), "voice": true });
+    let message: Message = client.send(&send(voice)).await.expect(202).data();
+    let error = client.wait_status(message.id, Status::Failed, seconds(30)).await.error.expect("why");
+    assert_eq!(error.code, "media_type_mismatch");
+    assert!(error.detail.contains("Ogg Opus"), "{}", error.detail);
+}
+
+fn changed(mut object: Value, name: &str, value: Value) -> Value {
+    object[name] = value;
+    object
+}
+
+async fn base64_is_read_as_programs_write_it(mode: Mode) {
+    let system = System::start(mode).await;
+    let client = system.client();
+    let bytes = picture(1_000, 0xfb);
+    let plain = base64(&bytes);
+    assert!(plain.ends_with('=') && plain.contains('+') && plain.contains('/'));
+    let lines: Vec<_> = plain.as_bytes().chunks(76).map(|line| String::from_utf8_lossy(line)).collect();
+    let send = |media: Value| json!({ "to": TO, "type": "image", "media": media });
+    for text in [
+        plain.trim_end_matches('=').to_owned(),
+        lines.join("\r\n") + "\r\n",
+        plain.replace('+', "-").replace('/', "_"),
+        format!("data:image/png;base64,{plain}"),
+    ] {
+        let named = json!({ "base64": text, "mime_type": "image/png" });
+        arrives(&system, client.send(&send(named)).await, &bytes, "image/png", None).await;
+    }
+    let named = json!({ "base64": format!("data:image/png;base64,{plain}") });
+    arrives(&system, client.send(&send(named)).await, &bytes, "image/png", None).await;
+    for (media, field) in [
+        (json!({ "base64": format!("data:image/gif;base64,{plain}"), "mime_type": "image/png" }), "media.mime_type"),
+        (json!({ "base64": plain.replacen('+', " ", 1), "mime_type": "image/png" }), "media.base64"),
+        (json!({ "base64": plain }), "media.mime_type"),
+    ] {
+        assert_eq!(client.send(&send(media)).await.expect(422).fields(), [field]);
+    }
+}
+
+async fn a_document_is_called_what_its_address_says(mode: Mode) {
+    let ok = |headers: &str| (format!("200 OK\r\n{headers}"), PDF.to_vec());
+    let server = FileServer::start([
+        ("/a/receipt%20%C3%A9.pdf", ok("")),
+        ("/download?id=5", ok("content-disposition: attachment; filename*=utf-8''re%C3%A7u.pdf\r\n")),
+        ("/moved.pdf", ("302 Found\r\nlocation: /0b1e7c39\r\n".to_owned(), Vec::new())),
+        ("/0b1e7c39", ok("")),
+    ])
+    .await;
+    let system = System::with(mode).env("SANASR_MEDIA_ALLOW_HOSTS", "127.0.0.1").start().await;
+    let client = system.client();
+    for (path, given, expected) in [
+        ("/a/receipt%20%C3%A9.pdf", None, "receipt é.pdf"),
+        ("/download?id=5", None, "reçu.pdf"),
+        ("/moved.pdf", None, "moved.pdf"),
+        ("/download?id=5", Some("mine.pdf"), "mine.pdf"),
+    ] {
+        let mut media = json!({ "url": server.url(path) });
+        if let Some(given) = given {
+            media["filename"] = given.into();
+        }
+        let sent = client.send(&json!({ "to": TO, "type": "document", "media": media })).await;
+        arrives(&system, sent, PDF, "application/pdf", Some(expected)).await;
+    }
 }

@@ -31,6 +31,8 @@ pub(crate) const OGG: &[u8] = b"OggS\0\x02\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0
 pub(crate) const PDF: &[u8] = b"%PDF-1.7\n";
 pub(crate) const WEBP: &[u8] = b"RIFF\x24\x30\0\0WEBPVP8 ";
 
+pub(crate) const WAV: &[u8] = b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0";
+
 /// A file that begins so, of some size.
 pub(crate) fn file(head: &[u8]) -> Vec<u8> {
     [head, &picture(70_000, 7)].concat()

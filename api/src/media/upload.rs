@@ -28,7 +28,8 @@ pub(crate) struct MediaUpload {
 /// Upload a file
 ///
 /// For messages to come, which name it in `media.id`. Up to 16 MiB unless set otherwise. It is removed a day after its upload, or
-/// after the end of the last message that refers to it. What it is, is told by its content.
+/// after the end of the last message that refers to it. It is what the part's `Content-Type` says, unless its content is certainly
+/// another.
 #[utoipa::path(
     post, path = "/api/v1/media", tag = "Media", operation_id = "upload_media",
     params(OfUser),

@@ -11,8 +11,10 @@ use crate::problem::Document;
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "the reference's form of what is read by hand")]
 pub(crate) struct SendMessage {
-    /// To whom: a phone number with its country code, with or without `+`, spaces, dashes, dots and parentheses;
-    /// `<digits>@c.us`, `<digits>@s.whatsapp.net`, `<id>@lid`, or `<id>@g.us` for a group. `recipient` means the same.
+    /// To whom: a phone number with its country code, with or without `+`, spaces, dashes, dots and parentheses (`(0)` and the 0
+    /// of calls within the country are left out, or refused where they may belong to the number), also after `tel:` or
+    /// `whatsapp:`; `<digits>@c.us`, `<digits>@s.whatsapp.net`, `<id>@lid`, or `<id>@g.us` for a group. `recipient` means the
+    /// same.
     #[schema(min_length = 1, max_length = 64, examples("+15551234567"))]
     to: String,
     /// What is sent. The part that belongs to it is needed: `text` for text, `media` for image, video, audio, document and
@@ -35,7 +37,7 @@ pub(crate) struct SendMessage {
     /// The words under an image, a video or a document.
     #[schema(min_length = 1, max_length = 1024, examples("Your receipt"))]
     caption: Option<String>,
-    /// The id of the message that it answers.
+    /// The id of the message that it answers: one of your own, to the same recipient and from the same session.
     #[schema(examples("019ac3f2-6b1e-7c39-a6b0-3f5d1c2e4a77"), format = "uuid")]
     reply_to: Option<String>,
     /// When to send it, if not at once: up to 30 days ahead.
@@ -57,16 +59,18 @@ pub(crate) struct MediaSource {
     /// A file that was uploaded before (`POST /media`).
     #[schema(format = "uuid")]
     id: Option<String>,
-    /// The file itself, in base64 with padding; needs `mime_type`. For small files: the whole body has at most 1 MiB.
+    /// The file itself, in base64; needs `mime_type`, unless it is a `data:` address that names its type. Padding may be missing;
+    /// line breaks and the URL-safe alphabet are fine. For small files: the whole body has at most 1 MiB.
     #[schema(min_length = 1, content_encoding = "base64")]
     base64: Option<String>,
-    /// What the file is; with `base64` only.
+    /// What the file is; with `base64` only. It stands unless the content is certainly another.
     #[schema(min_length = 1, max_length = 127, examples("image/png"))]
     mime_type: Option<String>,
-    /// The name that the recipient sees; of a path only the last part is kept.
+    /// The name that the recipient sees; of a path only the last part is kept. A document by `url` has the name that its server
+    /// or its address gives it, if this is absent.
     #[schema(min_length = 1, max_length = 255, examples("receipt.pdf"))]
     filename: Option<String>,
-    /// With type `audio` only: shown as a voice note.
+    /// With type `audio` only: shown as a voice note. The file must be Ogg Opus.
     voice: Option<bool>,
 }
 

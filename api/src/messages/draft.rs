@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use sanasr_shared::ids::{MediaId, MessageId, new_whatsapp_id};
-use sanasr_shared::media::{HEAD_BYTES, check, fit, identify};
-use sanasr_shared::message::{Contact, Content, DEFAULT_LIFE, Location, MAX_LIFE, Media, MessageType, NewMessage};
+use sanasr_shared::media::{HEAD_BYTES, check, check_voice, fit, identify, is_same_type, name};
+use sanasr_shared::message::{
+    Contact, Content, DEFAULT_LIFE, Location, MAX_LIFE, Media, Message, MessageType, NewMessage,
+};
 use sanasr_shared::ports::files::StoredFile;
 use sanasr_shared::recipient::Recipient;
 use sanasr_shared::session::DEFAULT_SESSION;
@@ -14,6 +14,7 @@ use sanasr_shared::time::Time;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::encoded::{self, Encoded};
 use super::files::NewContent;
 use crate::fields::{FieldErrors, Fields, TextRule};
 use crate::multipart::Upload;
@@ -147,10 +148,30 @@ impl Draft {
         let (Some(kind), Some(media)) = (self.kind, &mut self.content.media) else { return };
         match fit(kind, &file.mime_type) {
             Ok(mime_type) => {
+                let voice = media.voice.filter(|voice| *voice).map(|_| check_voice(&mime_type));
                 media.mime_type = Some(mime_type);
                 media.filename = media.filename.take().or_else(|| file.filename.clone());
+                if let Some(Err(detail)) = voice {
+                    self.fail("media.voice", MISMATCH, &detail);
+                }
             }
             Err(detail) => self.fail("media.id", MISMATCH, &detail),
+        }
+    }
+
+    /// Checks the message that it answers: one of the same conversation, as WhatsApp shows an answer beside what it answers.
+    pub(crate) fn answer(&mut self, answered: Option<&Message>) {
+        let Some(answered) = answered else {
+            return self.fail("reply_to", "unknown_message", "There is no such message.");
+        };
+        let elsewhere = self.recipient.as_ref().is_some_and(|to| *to != answered.to)
+            || self.session.as_ref().is_some_and(|session| *session != answered.session);
+        if elsewhere {
+            self.fail(
+                "reply_to",
+                "other_conversation",
+                "The message that is answered went to another recipient, or from another session.",
+            );
         }
     }
 
@@ -302,37 +323,85 @@ fn read_media(fields: &mut Fields<'_>, kind: Option<MessageType>, file: &mut Opt
     let id = fields.parsed("id", "unknown_media", |text| {
         Uuid::try_parse(text).map(MediaId).map_err(|_| "There is no such uploaded file.".to_owned())
     });
-    if fields.has("base64") {
-        fields.require("mime_type");
-    } else if fields.has("mime_type") {
+    let encoded = fields.has("base64");
+    let read = fields.parsed("base64", "invalid_base64", encoded::decode);
+    let given = fields.has("mime_type");
+    if !encoded && given {
         fields.fail(
             "mime_type",
             "not_allowed",
             "Goes with base64 only; what other files are is told by their content.",
         );
     }
-    let bytes = fields.parsed("base64", "invalid_base64", decode_base64);
     let declared = fields.parsed("mime_type", "invalid_mime_type", |text| check_mime_type(text, kind));
     let mut mime_type = None;
-    if let (Some(bytes), Some(declared), Some(kind)) = (&bytes, declared, kind.filter(|kind| kind.is_media())) {
-        match check(&bytes[..bytes.len().min(HEAD_BYTES)], kind, Some(&declared)) {
-            Ok(found) => mime_type = Some(found),
-            Err(detail) => fields.fail("base64", MISMATCH, detail),
+    *file = read.map(|Encoded { bytes, mime_type: named }| {
+        let declared = one_type(fields, named.as_deref(), given, declared.as_deref(), kind);
+        if let (Some(declared), Some(kind)) = (declared, kind.filter(|kind| kind.is_media())) {
+            match check(&bytes[..bytes.len().min(HEAD_BYTES)], kind, Some(&declared)) {
+                Ok(found) => mime_type = Some(found),
+                Err(detail) => fields.fail("base64", MISMATCH, detail),
+            }
         }
+        NewContent::Bytes(bytes)
+    });
+    if encoded && file.is_none() && !given {
+        fields.fail("mime_type", "required", "This field is needed.");
     }
-    *file = bytes.map(NewContent::Bytes);
-    let filename = fields.text("filename", FILENAME).map(|name| last_part(&name));
-    if filename.as_deref() == Some("") {
+    let filename = fields.text("filename", FILENAME);
+    let kept = filename.as_deref().map(name::kept);
+    if kept == Some(None) {
         fields.fail("filename", "empty", "Must name a file, not a folder.");
     }
     if fields.has("voice") && kind.is_some_and(|kind| kind != MessageType::Audio) {
         fields.fail("voice", "not_allowed", "Goes with type audio only.");
     }
     let voice = fields.flag("voice");
-    Media { url, id, mime_type, filename, voice }
+    if let (Some(true), Some(mime_type), Some(MessageType::Audio)) = (voice, &mime_type, kind)
+        && let Err(detail) = check_voice(mime_type)
+    {
+        fields.fail("voice", MISMATCH, detail);
+    }
+    Media { url, id, mime_type, filename: kept.flatten(), voice }
+}
+
+/// What a file in base64 is declared to be: by `mime_type` (which may be given and wrong), or by the `data:` address that it
+/// came as; both must mean the same.
+fn one_type(
+    fields: &mut Fields<'_>,
+    named: Option<&str>,
+    given: bool,
+    declared: Option<&str>,
+    kind: Option<MessageType>,
+) -> Option<String> {
+    match (named, declared) {
+        (None, None) if !given => {
+            fields.fail("mime_type", "required", "This field is needed.");
+            None
+        }
+        (Some(named), None) if !given => match check_mime_type(named, kind) {
+            Ok(named) => Some(named),
+            Err(detail) => {
+                fields.fail(
+                    "base64",
+                    "invalid_mime_type",
+                    format!("Its data: address names the type {named}: {detail}"),
+                );
+                None
+            }
+        },
+        (Some(named), Some(declared)) if !is_same_type(named, declared) => {
+            fields.fail("mime_type", "invalid_mime_type", "Contradicts the type in the data: address of base64.");
+            None
+        }
+        (_, declared) => declared.map(str::to_owned),
+    }
 }
 
 fn check_url(text: &str) -> Result<String, String> {
+    if text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:")) {
+        return Err("Must be an http:// or https:// address. Send a data: address as media.base64.".to_owned());
+    }
     URL.check(text).map_err(|(_, detail)| detail)?;
     let sane = text.parse::<axum::http::Uri>().is_ok_and(|uri| {
         let named = uri.authority().is_some_and(|host| !host.host().is_empty() && !host.as_str().contains('@'));
@@ -345,19 +414,11 @@ fn check_url(text: &str) -> Result<String, String> {
     }
 }
 
-fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
-    if text.is_empty() {
-        return Err("Must not be empty.".to_owned());
-    }
-    let wrong = |_| "Must be base64 with padding, without line breaks and without a data: prefix.".to_owned();
-    STANDARD.decode(text).map_err(wrong)
-}
-
 fn check_mime_type(text: &str, kind: Option<MessageType>) -> Result<String, String> {
     MIME_TYPE.check(text).map_err(|(_, detail)| detail)?;
     let token =
         |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
-    let lower = text.to_ascii_lowercase();
+    let lower = text.trim_ascii().to_ascii_lowercase();
     let essence = lower.split(';').next().unwrap_or_default().trim_end();
     let Some((group, _)) = essence.split_once('/').filter(|(group, sub)| token(group) && token(sub)) else {
         return Err("Must be a media type such as image/png.".to_owned());
@@ -370,11 +431,6 @@ fn check_mime_type(text: &str, kind: Option<MessageType>) -> Result<String, Stri
         Some(MessageType::Document | MessageType::Text | MessageType::Location | MessageType::Contact) | None => true,
     };
     if fits { Ok(lower) } else { Err("Doesn't fit the message's type.".to_owned()) }
-}
-
-/// Only the last part of a file's name is kept: where it lay is nobody's business.
-fn last_part(name: &str) -> String {
-    name.rsplit(['/', '\\']).next().unwrap_or_default().to_owned()
 }
 
 fn read_location(fields: &mut Fields<'_>) -> Option<Location> {
@@ -404,10 +460,17 @@ fn read_contact(fields: &mut Fields<'_>) -> Contact {
         _ => Err("Must be a phone number such as +15551234567.".to_owned()),
     });
     let vcard = fields.text("vcard", VCARD);
-    if vcard.as_deref().is_some_and(|vcard| !vcard.trim_start().to_ascii_uppercase().starts_with("BEGIN:VCARD")) {
+    // Files of cards may begin with a byte order mark.
+    let vcard = vcard.map(|vcard| vcard.trim_start_matches('\u{feff}').to_owned());
+    if vcard.as_deref().is_some_and(|vcard| !begins_card(vcard)) {
         fields.fail("vcard", "invalid_vcard", "Must begin with BEGIN:VCARD.");
     }
     Contact { name, phone, vcard }
+}
+
+fn begins_card(vcard: &str) -> bool {
+    const BEGIN: &str = "BEGIN:VCARD";
+    vcard.trim_start().get(..BEGIN.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(BEGIN))
 }
 
 /// When to send it, if not at once, and when it is worthless.
@@ -436,6 +499,8 @@ fn times(fields: &mut Fields<'_>, now: Time) -> (Option<Time>, Option<Time>) {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use serde_json::json;
 
     use super::*;
@@ -481,6 +546,16 @@ mod tests {
         json!({"to": "+15551234567", "type": "image", "media": media})
     }
 
+    /// The first bytes of a voice note, and of a WAV file.
+    const OPUS: &[u8] = b"OggS\0\x02\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x01\x13OpusHead\x01\x01";
+    const WAV: &[u8] = b"RIFF\x24\0\0\0WAVEfmt ";
+
+    fn audio(bytes: &[u8], voice: bool) -> Value {
+        let base64 = STANDARD.encode(bytes);
+        let mime_type = if bytes == OPUS { "audio/ogg" } else { "audio/wav" };
+        json!({"to": "+15551234567", "type": "audio", "media": {"base64": base64, "mime_type": mime_type, "voice": voice}})
+    }
+
     #[test]
     fn every_type_can_be_given() {
         for body in [
@@ -493,6 +568,13 @@ mod tests {
             json!({"to": "+15551234567", "type": "location", "location": {"latitude": 1, "longitude": -180, "name": "x"}}),
             json!({"to": "+15551234567", "type": "contact", "contact": {"name": "A", "phone": "+1 555 1234567"}}),
             json!({"to": "+15551234567", "type": "contact", "contact": {"vcard": "BEGIN:VCARD\nEND:VCARD"}}),
+            json!({"to": "+15551234567", "type": "contact", "contact": {"vcard": "\u{feff}begin:vcard\nEND:VCARD"}}),
+            file(json!({"base64": format!("data:image/png;base64,{PNG}")})),
+            file(json!({"base64": format!("data:image/png;base64,{PNG}"), "mime_type": "image/png"})),
+            file(json!({"base64": format!("data:application/octet-stream;base64,{PNG}"), "mime_type": "image/png"})),
+            file(json!({"base64": PNG.trim_end_matches('='), "mime_type": "image/png"})),
+            audio(OPUS, true),
+            audio(WAV, false),
         ] {
             let result = read(body.clone());
             assert!(result.is_ok(), "{body}: {result:?}");
@@ -544,6 +626,23 @@ mod tests {
                 vec![("media.mime_type", "invalid_mime_type"), ("media.voice", "not_allowed")],
             ),
             (file(json!({"base64": "aGk="})), vec![("media.mime_type", "required")]),
+            (file(json!({"base64": "data:;base64,aGk="})), vec![("media.mime_type", "required")]),
+            (
+                file(json!({"base64": format!("data:image/gif;base64,{PNG}"), "mime_type": "image/png"})),
+                vec![("media.mime_type", "invalid_mime_type")],
+            ),
+            (
+                file(json!({"base64": format!("data:video/mp4;base64,{PNG}")})),
+                vec![("media.base64", "invalid_mime_type")],
+            ),
+            (file(json!({"base64": format!("data:image/gif;base64,{PNG}")})), vec![("media.base64", MISMATCH)]),
+            (
+                file(json!({"base64": "data:image/png,abc", "mime_type": "image/png"})),
+                vec![("media.base64", "invalid_base64")],
+            ),
+            (file(json!({"url": format!("data:image/png;base64,{PNG}")})), vec![("media.url", "invalid_url")]),
+            (file(json!({"url": "https://a/b", "filename": "a/.."})), vec![("media.filename", "empty")]),
+            (audio(WAV, true), vec![("media.voice", MISMATCH)]),
             (
                 file(json!({"url": "https://a/b", "base64": PNG, "mime_type": "image/png"})),
                 vec![("media.base64", "given_twice")],
@@ -578,6 +677,21 @@ mod tests {
             (json!({"expires_at": 5}), "expires_at", "invalid_type"),
         ] {
             assert_eq!(read(with(more.clone())).expect_err("wrong"), [(field.to_owned(), code)], "{more}");
+        }
+    }
+
+    #[test]
+    fn text_is_no_picture_and_a_document_in_any_case() {
+        for text in ["BMW,model,year\n", "GIFT CARD;1", "RIFF1234WAVE", "ID3", "MZ"] {
+            let body = |kind: &str, mime_type: &str| {
+                let media = json!({"base64": STANDARD.encode(text), "mime_type": mime_type});
+                json!({"to": "+15551234567", "type": kind, "media": media})
+            };
+            let sent = read(body("document", "text/csv")).expect(text);
+            assert_eq!(sent.content.media.and_then(|media| media.mime_type).as_deref(), Some("text/csv"), "{text}");
+            for (kind, mime_type) in [("image", "image/gif"), ("audio", "audio/wav"), ("video", "video/mp4")] {
+                assert_eq!(read(body(kind, mime_type)).expect_err(text), [("media.base64".to_owned(), MISMATCH)]);
+            }
         }
     }
 

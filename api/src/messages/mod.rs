@@ -6,6 +6,7 @@ pub(crate) mod bodies;
 mod cancel;
 pub(crate) mod cancel_all;
 pub(crate) mod draft;
+mod encoded;
 pub(crate) mod files;
 mod get;
 mod list;

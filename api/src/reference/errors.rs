@@ -39,10 +39,11 @@ pub(crate) const fn problem(code: Code) -> Explained {
     let (meaning, when, remedy) = match code {
         Code::MalformedRequest => (
             "The request can't be read.",
-            "The body is no JSON, or broke off; a query parameter is unknown, given twice or wrong; a cursor isn't one of \
-             this list; a header such as Idempotency-Key has another form.",
-            "Mend the request: `detail` says what is wrong, and `errors` names each query parameter. Repeating it as it is \
-             won't help.",
+            "The body is no JSON, or broke off; a name stands twice in one object, or a text has half of a character; a query \
+             parameter is unknown, given twice or wrong; a cursor isn't one of this list; a header such as Idempotency-Key \
+             has another form. In a batch only the item is refused.",
+            "Mend the request: `detail` says what is wrong, and `errors` names each field or query parameter. Repeating it as \
+             it is won't help.",
         ),
         Code::Unauthenticated => (
             "The credentials are missing or not valid.",
@@ -174,7 +175,8 @@ const FIELDS: &[Row] = &[
     (
         "given_twice",
         "The same thing is given under two names.",
-        "`to` and `recipient`, `text` and `content`, or two of a file's `url`, `id` and `base64`.",
+        "`to` and `recipient`, `text` and `content`, or two of a file's `url`, `id` and `base64`; or, in a 400, one name twice in \
+         one object.",
         "Give one of the two.",
     ),
     (
@@ -192,14 +194,16 @@ const FIELDS: &[Row] = &[
     (
         "invalid_base64",
         "The text is no base64.",
-        "It has line breaks, another alphabet or no padding, or begins with `data:`.",
-        "Encode the file in standard base64 with padding, without line breaks.",
+        "It has other characters than base64 has, or is a `data:` address without `;base64`.",
+        "Encode the file in base64. Line breaks, the URL-safe alphabet, missing padding and `data:image/png;base64,` before it are \
+         fine.",
     ),
     ("invalid_id", "The text is no id.", "Ids of messages and files are UUIDs.", "Send the id as it was answered."),
     (
         "invalid_mime_type",
-        "The text is no media type, or one that doesn't fit the message's type.",
-        "A message of type `image` needs an `image/…`, a sticker needs `image/webp`, and so on.",
+        "The text is no media type, or one that doesn't fit the message's type or the file's `data:` address.",
+        "A message of type `image` needs an `image/…`, a sticker needs `image/webp`, and so on; `mime_type` must not contradict a \
+         `data:` address in `base64`.",
         "Send the file's real type, or choose another message type: `document` takes every file.",
     ),
     (
@@ -218,8 +222,15 @@ const FIELDS: &[Row] = &[
         "invalid_recipient",
         "No message can go to this recipient.",
         "It is neither a phone number with a country code nor a WhatsApp id that ends in `@c.us`, `@s.whatsapp.net`, `@g.us` \
-         or `@lid`.",
-        "Write a number as `+15551234567`: with the country code, without a leading 0 or 00.",
+         or `@lid`; or it has a 0 after its country code that may or may not belong to it.",
+        "Write a number as `+15551234567`: with the country code, without a leading 0 or 00, as it is dialled from abroad.",
+    ),
+    (
+        "invalid_text",
+        "The text has half of a character.",
+        "In a 400: JSON can name half of a surrogate pair (`\\ud83d` alone), which is left when a text is cut in the middle of an \
+         emoji.",
+        "Cut texts between characters, not between UTF-16 units.",
     ),
     (
         "invalid_time",
@@ -252,6 +263,12 @@ const FIELDS: &[Row] = &[
         "Leave it out, or choose the type that it belongs to.",
     ),
     (
+        "other_conversation",
+        "The message that is answered is of another conversation.",
+        "`reply_to` names a message to another recipient, or from another session. WhatsApp shows an answer beside what it answers.",
+        "Answer a message of the same recipient and session, or leave `reply_to` out.",
+    ),
+    (
         "out_of_range",
         "The number is too small or too large.",
         "`detail` names the bounds.",
@@ -269,8 +286,9 @@ const FIELDS: &[Row] = &[
     (
         "media_type_mismatch",
         "The file isn't what it is said to be.",
-        "An upload, or a file in base64, whose content is of another kind than its message's type or its `mime_type`.",
-        "Send it as what it is: `document` takes every file.",
+        "An upload, or a file in base64, whose content is of another kind than its message's type or its `mime_type`; or a voice \
+         note that isn't Ogg Opus.",
+        "Send it as what it is: `document` takes every file, and audio without `voice` most audio files.",
     ),
     (
         "unknown_media",
@@ -398,8 +416,8 @@ const MESSAGES: &[Row] = &[
     (
         "media_type_mismatch",
         "The file isn't what its message says.",
-        "What came from its address is of another kind than the message's type.",
-        "Send it as what it is: `document` takes every file.",
+        "What came from its address is of another kind than the message's type, or, as a voice note, isn't Ogg Opus.",
+        "Send it as what it is: `document` takes every file, and audio without `voice` most audio files.",
     ),
     (
         "media_unreachable",

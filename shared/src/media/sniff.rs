@@ -1,5 +1,9 @@
 //! What a file is by its first bytes, whatever its name and its sender say.
+//!
+//! What its sender declares stands unless the content is certainly another: a long signature, or a structure that holds.
+//! Text that begins like a signature, such as `BMW,model` or `GIFT CARD`, is text.
 
+use super::signature::{self, Look};
 use crate::message::MessageType;
 
 /// First bytes of a file that are looked at.
@@ -65,36 +69,45 @@ pub fn check(head: &[u8], kind: MessageType, declared: Option<&str>) -> Result<S
     }
 }
 
-/// What a file with these first bytes is. Where content can't tell, as with text, it is what its sender declares.
+/// Whether a file of this type can be a voice note: WhatsApp plays nothing else as one.
+///
+/// # Errors
+/// In words, with what to do.
+pub fn check_voice(mime_type: &str) -> Result<(), String> {
+    if mime_type == signature::OGG_OPUS {
+        return Ok(());
+    }
+    let what = if essence(mime_type) == "audio/ogg" { "Ogg with another codec" } else { essence(mime_type) };
+    Err(format!(
+        "A voice note must be Ogg Opus (audio/ogg; codecs=opus), and the file is {what}. Convert it (ffmpeg -i FILE -c:a \
+         libopus -ac 1 voice.ogg), or leave voice out."
+    ))
+}
+
+/// What a file with these first bytes is. What its sender declares stands unless the content is certainly another; a type that
+/// content can confirm isn't believed without.
 pub fn identify(head: &[u8], declared: Option<&str>) -> String {
-    let declared = declared.filter(|declared| !is_confirmable(&canonical(declared)));
-    match by_content(head) {
-        Some(found) if !is_general(found) => found.to_owned(),
-        found => declared.or(found).unwrap_or(UNKNOWN).to_owned(),
+    let declared = declared.filter(|declared| says_something(declared));
+    let believed = declared.filter(|declared| !is_confirmable(&canonical(declared)));
+    match signature::look(head) {
+        Look::Certain(found) => match declared.map(canonical) {
+            Some(declared) if found != declared && signature::may_be(head, found, &declared) => declared,
+            _ => found.to_owned(),
+        },
+        Look::Binary(found) => believed.filter(|declared| !declared.starts_with("text/")).unwrap_or(found).to_owned(),
+        Look::Perhaps(found) => believed.unwrap_or(found).to_owned(),
+        Look::Unknown => believed.unwrap_or(UNKNOWN).to_owned(),
     }
 }
 
-fn by_content(head: &[u8]) -> Option<&'static str> {
-    // Brands that the crate doesn't know; https://www.ftyps.com
-    if head.get(4..8) == Some(b"ftyp") && matches!(head.get(8..10), Some(b"3g")) {
-        return Some("video/3gpp");
-    }
-    Some(match infer::get(head)?.mime_type() {
-        "audio/m4a" => "audio/mp4",
-        "audio/x-wav" => "audio/wav",
-        "audio/opus" => "audio/ogg; codecs=opus",
-        "video/x-m4v" => "video/mp4",
-        other => other,
-    })
+/// Whether a declared type says more than "some bytes", which is what programs send that don't know.
+fn says_something(declared: &str) -> bool {
+    let essence = essence(declared).to_ascii_lowercase();
+    let nothing = ["octet-stream", "binary", "x-binary", "unknown", "x-unknown", "force-download", "x-download", "*"];
+    essence.split_once('/').is_some_and(|(_, sub)| !nothing.contains(&sub))
 }
 
-/// Types that other types are made of: a sender who says more knows more.
-fn is_general(mime_type: &str) -> bool {
-    mime_type.starts_with("text/")
-        || matches!(mime_type, "application/zip" | "application/gzip" | "application/x-ole-storage" | UNKNOWN)
-}
-
-/// Whether content tells this type for certain.
+/// Whether content tells this type.
 fn is_confirmable(mime_type: &str) -> bool {
     mime_type == "application/pdf" || [&IMAGES[..], &VIDEOS, &AUDIOS].iter().any(|types| types.contains(&mime_type))
 }
@@ -108,14 +121,23 @@ fn canonical(mime_type: &str) -> String {
     let essence = essence(mime_type).to_ascii_lowercase();
     match essence.as_str() {
         "image/jpg" | "image/pjpeg" => "image/jpeg".to_owned(),
-        "audio/mp3" | "audio/mpeg3" => "audio/mpeg".to_owned(),
-        "audio/m4a" | "audio/x-m4a" => "audio/mp4".to_owned(),
-        "audio/opus" => "audio/ogg".to_owned(),
-        "audio/x-wav" | "audio/wave" => "audio/wav".to_owned(),
+        "image/x-png" => "image/png".to_owned(),
+        "audio/mp3" | "audio/mpeg3" | "audio/x-mp3" | "audio/x-mpeg" => "audio/mpeg".to_owned(),
+        "audio/m4a" | "audio/x-m4a" | "audio/x-m4b" | "audio/mp4a-latm" => "audio/mp4".to_owned(),
+        "audio/opus" | "audio/x-opus+ogg" => "audio/ogg".to_owned(),
+        "audio/x-wav" | "audio/wave" | "audio/vnd.wave" => "audio/wav".to_owned(),
         "audio/x-aac" | "audio/aacp" => "audio/aac".to_owned(),
         "video/x-m4v" => "video/mp4".to_owned(),
+        "video/3gpp2" => "video/3gpp".to_owned(),
+        "audio/3gpp2" => "audio/3gpp".to_owned(),
+        "application/x-pdf" => "application/pdf".to_owned(),
         _ => essence,
     }
+}
+
+/// Whether two names are of the same type, or one of them says nothing.
+pub fn is_same_type(one: &str, other: &str) -> bool {
+    !says_something(one) || !says_something(other) || canonical(one) == canonical(other)
 }
 
 fn described(mime_type: &str) -> String {
@@ -141,6 +163,8 @@ mod tests {
     const THREE_GP: &[u8] = b"\0\0\0\x18ftyp3gp4\0\0\0\0isom";
     const OPUS: &[u8] = b"OggS\0\x02\0\0\0\0\0\0\0\0\xe1\xad\x9f\x6a\0\0\0\0\xd2\x35\x6c\x8a\x01\x13OpusHead\x01\x01";
     const MP3: &[u8] = b"ID3\x04\0\0\0\0\0\0";
+    const VORBIS: &[u8] = b"OggS\0\x02\0\0\0\0\0\0\0\0\xe1\xad\x9f\x6a\0\0\0\0\xd2\x35\x6c\x8a\x01\x1e\x01vorbis\0\0";
+    const OLE: &[u8] = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0\0\0";
     const AMR: &[u8] = b"#!AMR\n\x3c\x55\x0a\x7c\xf7\x6c";
     const WAV: &[u8] = b"RIFF\x24\0\0\0WAVEfmt ";
 
@@ -199,5 +223,100 @@ mod tests {
         assert_eq!(check(JPEG, Image, Some("image/JPG")).as_deref(), Ok("image/jpeg"));
         assert_eq!(check(OPUS, Audio, Some("audio/ogg; codecs=opus")).as_deref(), Ok("audio/ogg; codecs=opus"));
         assert_eq!(check(MP4, Audio, Some("audio/x-m4a")).as_deref(), Ok("audio/mp4"));
+    }
+
+    #[test]
+    fn text_is_what_its_sender_says_however_it_begins() {
+        let utf16 =
+            [&b"\xff\xfe"[..], &"BMW,model".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>()].concat();
+        for (head, declared, expected) in [
+            (&b"BMW,model,year\n"[..], Some("text/csv"), "text/csv"),
+            (b"BMW,model,year\n", Some("text/csv; charset=utf-8"), "text/csv; charset=utf-8"),
+            (b"BMW,model,year\n", Some("application/csv"), "application/csv"),
+            (b"BMW,model,year\n", None, "application/octet-stream"),
+            (b"BMW;Gr\xf6\xdfe;Preis\r\n320d;4,6;45000\r\n", Some("text/csv"), "text/csv"),
+            (b"GIF89a is an image format", Some("text/plain"), "text/plain"),
+            (b"GIFT CARD;1", Some("text/plain"), "text/plain"),
+            (b"MZ;Mainz;Rhineland", Some("text/csv"), "text/csv"),
+            (b"MZ;M\xfcnchen", Some("text/csv"), "text/csv"),
+            (b"ID3 tags explained", Some("text/plain"), "text/plain"),
+            (b"BC,Vancouver", Some("text/csv"), "text/csv"),
+            (b"BZh is how bzip2 begins", Some("text/plain"), "text/plain"),
+            (b"Rar! and other words", Some("text/plain"), "text/plain"),
+            (b"PK,name", Some("text/csv"), "text/csv"),
+            (b"RIFF1234WAVE", Some("text/plain"), "text/plain"),
+            (b"OggS and others", Some("text/plain"), "text/plain"),
+            (b"OTTO,Hamburg", Some("text/csv"), "text/csv"),
+            (b"MAC address;host", Some("text/csv"), "text/csv"),
+            (b"SQLite tips", Some("text/markdown"), "text/markdown"),
+            (b"#!AMR\nhello", Some("text/plain"), "text/plain"),
+            (b"%PDF-1.7 is a header", Some("text/plain"), "text/plain"),
+            (b"how a %PDF-1.7 begins", None, "application/octet-stream"),
+            (b"<P>hello</P>", Some("text/plain"), "text/plain"),
+            (&utf16, Some("text/csv"), "text/csv"),
+            (b"\xef\xbb\xbfBMW,model", Some("text/csv"), "text/csv"),
+        ] {
+            let shown = String::from_utf8_lossy(head);
+            assert_eq!(identify(head, declared), expected, "{shown}");
+            if let Some(declared) = declared {
+                assert_eq!(check(head, Document, Some(declared)).as_deref(), Ok(expected), "{shown}");
+            }
+            for kind in [Image, Video, Audio, Sticker] {
+                assert!(check(head, kind, declared).is_err(), "{kind:?} {shown}");
+                assert!(check(head, kind, None).is_err(), "{kind:?} {shown}");
+            }
+        }
+        for (kind, declared) in [(Image, "image/gif"), (Audio, "audio/wav"), (Document, "image/gif")] {
+            for head in [&b"GIFT CARD;1"[..], b"RIFF1234WAVE"] {
+                assert!(check(head, kind, Some(declared)).is_err(), "{declared}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_certain_content_overrules_its_sender() {
+        for (head, declared, expected) in [
+            // What is made of another kind of file.
+            (
+                ZIP,
+                "application/vnd.ms-word.document.macroenabled.12",
+                "application/vnd.ms-word.document.macroenabled.12",
+            ),
+            (OLE, "application/vnd.ms-excel", "application/vnd.ms-excel"),
+            (OLE, "application/vnd.ms-outlook", "application/vnd.ms-outlook"),
+            (b"\x30\x82\x05\x00\x06\x09", "application/pkcs7-mime", "application/pkcs7-mime"),
+            (b"II*\0\x08\0\0\0\x10\0\0\x01", "image/x-adobe-dng", "image/x-adobe-dng"),
+            (b"MZ\x90\0\x03\0\0\0", "application/x-firmware", "application/x-firmware"),
+            (b"\0\0\x01\0binary\0\x01\x02", "application/x-firmware", "application/x-firmware"),
+            // What isn't.
+            (PNG, "application/vnd.ms-excel", "image/png"),
+            (ZIP, "text/csv", "application/zip"),
+            (OLE, "text/plain", "application/x-ole-storage"),
+            // Programs that don't know.
+            (ZIP, "application/octet-stream", "application/zip"),
+            (OLE, "binary/octet-stream", "application/x-ole-storage"),
+            (PDF, "application/octet-stream", "application/pdf"),
+            (PDF, "application/x-pdf", "application/pdf"),
+            (b"\x1b%-12345X@PJL\n%PDF-1.4\n\0", "application/pdf", "application/pdf"),
+            // A container is what its sender says of its content.
+            (MP4, "audio/mp4", "audio/mp4"),
+            (MP4, "audio/x-m4a", "audio/mp4"),
+            (THREE_GP, "video/mp4", "video/mp4"),
+            (THREE_GP, "video/3gpp2", "video/3gpp"),
+        ] {
+            assert_eq!(identify(head, Some(declared)), expected, "{declared}");
+            if is_same_type(declared, expected) {
+                assert_eq!(check(head, Document, Some(declared)).as_deref(), Ok(expected), "{declared}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_voice_note_is_ogg_opus() {
+        assert_eq!(check_voice(&check(OPUS, Audio, Some("audio/ogg")).expect("audio")), Ok(()));
+        for (head, words) in [(VORBIS, "another codec"), (WAV, "audio/wav"), (MP3, "audio/mpeg"), (MP4, "audio/mp4")] {
+            let said = check_voice(&check(head, Audio, None).expect("audio")).expect_err("no voice note");
+            assert!(said.contains(words) && said.contains("Ogg Opus"), "{said}");
+        }
     }
 }

@@ -14,11 +14,11 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use sanasr_shared::ids::UserId;
-use sanasr_shared::media::{FileStore, HEAD_BYTES, LocalFile, check, identify};
+use sanasr_shared::media::{FileStore, HEAD_BYTES, LocalFile, check, identify, name};
 use sanasr_shared::message::MessageType;
 use sanasr_shared::settings::MediaSettings;
 use sanasr_shared::tls;
@@ -97,6 +97,15 @@ impl Resolve for Guarded {
     }
 }
 
+/// A file that has been fetched.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) file: LocalFile,
+    pub(super) mime_type: String,
+    /// What the answer calls it, or else its address.
+    pub(super) filename: Option<String>,
+}
+
 /// Fetches files.
 pub(super) struct Fetcher {
     lookup: Arc<dyn Lookup>,
@@ -143,22 +152,23 @@ impl Fetcher {
         client.as_ref()
     }
 
-    /// Fetches a file for a user's message of this type; answers it and what it is. The wait for a place counts into the time that
-    /// it may take.
+    /// Fetches a file for a user's message of this type. The wait for a place counts into the time that it may take.
     pub(super) async fn fetch(
         &self,
         user: UserId,
         url: &str,
         kind: MessageType,
         files: &FileStore,
-    ) -> Result<(LocalFile, String), Missing> {
+    ) -> Result<Fetched, Missing> {
         let client = self.client().ok_or_else(|| unreachable("No HTTP client could be made."))?;
         let begun = AtomicBool::new(false);
         let fetched = tokio::time::timeout(self.timeout, async {
             let _place = self.places.take(user).await;
             begun.store(true, Ordering::Relaxed);
             let response = self.response(client, url).await?;
-            self.take(response, kind, files).await
+            let filename = filename(url, &response);
+            let (file, mime_type) = self.take(response, kind, files).await?;
+            Ok(Fetched { file, mime_type, filename })
         });
         fetched.await.unwrap_or_else(|_| {
             let seconds = self.timeout.as_secs_f64();
@@ -245,6 +255,22 @@ fn identified(head: &[u8], kind: MessageType, declared: Option<&str>) -> Result<
         _ => check(head, kind, None),
     };
     found.map_err(|detail| Missing::forever("media_type_mismatch", detail))
+}
+
+/// What a fetched file is called: as its server says, or else by the last part of its address. After a redirect there are two
+/// addresses; the one that the client gave counts, unless only the other one says what kind of file it is.
+fn filename(given: &str, response: &Response) -> Option<String> {
+    let said = response.headers().get(CONTENT_DISPOSITION).and_then(|header| name::of_answer(header.as_bytes()));
+    said.or_else(|| {
+        let given = Url::parse(given).ok().and_then(|url| name::of_path(url.path()));
+        let last = name::of_path(response.url().path());
+        match given {
+            Some(given) if name::has_extension(&given) || !last.as_deref().is_some_and(name::has_extension) => {
+                Some(given)
+            }
+            _ => last,
+        }
+    })
 }
 
 /// Where an answer leads on to.

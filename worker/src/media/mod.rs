@@ -5,12 +5,12 @@ mod fetch;
 mod places;
 
 use sanasr_shared::ids::UserId;
-use sanasr_shared::media::{FileError, FileStore, LocalFile};
+use sanasr_shared::media::{FileError, FileStore, LocalFile, check_voice};
 use sanasr_shared::message::{Media, MessageError, MessageType};
 use sanasr_shared::ports::bridge::Attachment;
 use sanasr_shared::settings::MediaSettings;
 
-use self::fetch::Fetcher;
+use self::fetch::{Fetched, Fetcher};
 
 /// Why a message has no file. Either way nothing was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,16 +51,23 @@ impl Bringer {
 
     /// Brings the file of a user's message of this type.
     pub(crate) async fn bring(&self, user: UserId, kind: MessageType, media: &Media) -> Result<Brought, Missing> {
-        let (file, mime_type) = match (media.id, &media.url) {
+        let (file, mime_type, named) = match (media.id, &media.url) {
             (Some(id), _) => {
                 let mime_type = media.mime_type.clone().unwrap_or_else(|| "application/octet-stream".to_owned());
-                (self.files.get(id).await.map_err(missing)?, mime_type)
+                (self.files.get(id).await.map_err(missing)?, mime_type, None)
             }
-            (None, Some(url)) => self.fetcher.fetch(user, url, kind, &self.files).await?,
+            (None, Some(url)) => {
+                let Fetched { file, mime_type, filename } = self.fetcher.fetch(user, url, kind, &self.files).await?;
+                if media.voice == Some(true) {
+                    check_voice(&mime_type).map_err(|detail| Missing::forever("media_type_mismatch", detail))?;
+                }
+                // Nothing but a document shows its name.
+                (file, mime_type, filename.filter(|_| kind == MessageType::Document))
+            }
             (None, None) => return Err(Missing::Forever(MessageError::internal("it names no file"))),
         };
-        let attachment =
-            Attachment { path: file.path.clone(), mime_type, size: file.size, filename: media.filename.clone() };
+        let filename = media.filename.clone().or(named);
+        let attachment = Attachment { path: file.path.clone(), mime_type, size: file.size, filename };
         Ok(Brought { attachment, _file: file })
     }
 }

@@ -102,11 +102,11 @@ impl World {
         Self { folder, files, settings }
     }
 
-    async fn fetch(&self, url: &str) -> Result<(LocalFile, String), Missing> {
+    async fn fetch(&self, url: &str) -> Result<Fetched, Missing> {
         self.fetch_asking(Script::new([vec![LOOPBACK]]), url).await
     }
 
-    async fn fetch_asking(&self, lookup: Arc<dyn Lookup>, url: &str) -> Result<(LocalFile, String), Missing> {
+    async fn fetch_asking(&self, lookup: Arc<dyn Lookup>, url: &str) -> Result<Fetched, Missing> {
         Fetcher::asking(lookup, &self.settings).fetch(UserId(1), url, MessageType::Image, &self.files).await
     }
 
@@ -121,7 +121,7 @@ impl Drop for World {
     }
 }
 
-fn code(result: Result<(LocalFile, String), Missing>) -> String {
+fn code(result: Result<Fetched, Missing>) -> String {
     match result {
         Ok(_) => "fetched".to_owned(),
         Err(Missing::Now(error)) => format!("now: {}", error.code),
@@ -134,8 +134,10 @@ async fn a_file_from_an_allowed_host_arrives_whole_and_goes_again() {
     let server = Server::ok(PNG).await;
     let world = World::new(&["127.0.0.1", "Files.Internal"]);
     for host in ["127.0.0.1", "files.internal", "FILES.internal."] {
-        let (file, mime_type) = world.fetch(&format!("http://{host}:{}/a.png", server.port)).await.expect(host);
+        let fetched = world.fetch(&format!("http://{host}:{}/a.png", server.port)).await.expect(host);
+        let Fetched { file, mime_type, filename } = fetched;
         assert_eq!((std::fs::read(&file.path).expect("bytes").as_slice(), mime_type.as_str()), (PNG, "image/png"));
+        assert_eq!(filename.as_deref(), Some("a.png"));
         let path = file.path.clone();
         drop(file);
         assert!(!path.exists());
@@ -252,6 +254,40 @@ async fn what_a_server_answers_decides_whether_it_is_tried_again() {
     assert_eq!(code(world.fetch_asking(Script::new([]), "http://some.name/").await), "now: media_unreachable");
     let left = std::fs::read_dir(world.folder.join("media/temporary")).expect("a folder").count();
     assert_eq!(left, 0, "nothing of what was refused stays");
+}
+
+#[tokio::test]
+async fn a_file_is_called_what_its_server_or_its_address_says() {
+    let world = World::new(&["127.0.0.1"]);
+    let ok = |more: &str| {
+        let head = format!("HTTP/1.1 200 OK\r\n{more}content-length: {}\r\nconnection: close\r\n\r\n", PNG.len());
+        [head.as_bytes(), PNG].concat()
+    };
+    for (path, header, expected) in [
+        ("/a/receipt.png", "", Some("receipt.png")),
+        ("/a/r%C3%A9sum%C3%A9.png?token=x/y.pdf", "", Some("résumé.png")),
+        ("/download?id=5", "", Some("download")),
+        ("/", "", None),
+        ("/a.png", "content-disposition: inline\r\n", Some("a.png")),
+        ("/a.png", "content-disposition: attachment; filename=\"Receipt 5.png\"\r\n", Some("Receipt 5.png")),
+        ("/a.png", "content-disposition: attachment; filename=x; filename*=utf-8''re%C3%A7u.png\r\n", Some("reçu.png")),
+        ("/a.png", "content-disposition: attachment; filename=\"../../etc/b.png\"\r\n", Some("b.png")),
+    ] {
+        let server = Server::start(ok(header)).await;
+        let fetched = world.fetch(&format!("http://127.0.0.1:{}{path}", server.port)).await.expect(path);
+        assert_eq!(fetched.filename.as_deref(), expected, "{path} {header}");
+    }
+    let target = Server::start(ok("")).await;
+    for (given, last, expected) in [
+        ("/receipt.png", "/0b1e7c39", "receipt.png"),
+        ("/download", "/receipt.png", "receipt.png"),
+        ("/download", "/0b1e7c39", "download"),
+        ("/", "/0b1e7c39", "0b1e7c39"),
+    ] {
+        let server = Server::redirecting(&format!("http://127.0.0.1:{}{last}", target.port)).await;
+        let fetched = world.fetch(&format!("http://127.0.0.1:{}{given}", server.port)).await.expect(given);
+        assert_eq!(fetched.filename.as_deref(), Some(expected), "{given} to {last}");
+    }
 }
 
 #[tokio::test]
