@@ -4,6 +4,7 @@ use whatsapp_rust::download::MediaType;
 use whatsapp_rust::prelude::{MessageField, wa};
 use whatsapp_rust::upload::UploadResponse;
 
+use super::vcard;
 use crate::message::{Contact, MessageType};
 use crate::ports::bridge::SendRequest;
 
@@ -100,11 +101,6 @@ fn media(request: &SendRequest, file: UploadResponse, context: Option<wa::Contex
         }
         MessageType::Audio => {
             let ptt = request.content.media.as_ref().and_then(|media| media.voice);
-            // As a voice note only what WhatsApp itself records is played everywhere.
-            let mimetype = mimetype.map(|kind| match (ptt, kind.as_str()) {
-                (Some(true), "audio/ogg") => "audio/ogg; codecs=opus".to_owned(),
-                _ => kind,
-            });
             audio_message(file, AudioOptions { mimetype, ptt, context_info, ..Default::default() })
         }
         MessageType::Document => {
@@ -136,9 +132,8 @@ fn media(request: &SendRequest, file: UploadResponse, context: Option<wa::Contex
 
 /// A contact's name and its vCard (RFC 6350's predecessor 3.0, which WhatsApp writes).
 fn card(contact: &Contact) -> Option<(String, String)> {
-    if let Some(vcard) = &contact.vcard {
-        let name = vcard.lines().find_map(|line| line.strip_prefix("FN:"));
-        return Some((name.unwrap_or_default().trim().to_owned(), vcard.clone()));
+    if let Some(card) = &contact.vcard {
+        return Some((vcard::display_name(card), card.clone()));
     }
     let (name, phone) = (contact.name.clone()?, contact.phone.as_ref()?);
     let written = name.replace('\\', "\\\\").replace(',', "\\,").replace(';', "\\;").replace('\n', "\\n");
@@ -184,6 +179,16 @@ mod tests {
         assert_eq!(card.display_name.as_deref(), Some("Doe; Jane"));
         let vcard = card.vcard.as_deref().expect("a vCard");
         assert!(vcard.contains("FN:Doe\\; Jane") && vcard.contains("waid=15551234567:+15551234567"), "{vcard}");
+    }
+
+    #[test]
+    fn a_given_card_is_shown_by_its_name() {
+        let given = "BEGIN:VCARD\nVERSION:3.0\nFN;CHARSET=UTF-8:Jane\nEND:VCARD";
+        let contact = Contact { vcard: Some(given.to_owned()), ..Contact::default() };
+        let content = Content { contact: Some(contact), ..Content::default() };
+        let made = message(&request(MessageType::Contact, content), "", None).expect("a message");
+        let card = made.contact_message.as_option().expect("a card");
+        assert_eq!((card.display_name.as_deref(), card.vcard.as_deref()), (Some("Jane"), Some(given)));
     }
 
     #[test]

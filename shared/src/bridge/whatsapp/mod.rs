@@ -13,6 +13,7 @@ mod net;
 mod receipts;
 mod refusal;
 mod state;
+mod vcard;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
