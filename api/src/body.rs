@@ -1,5 +1,6 @@
 //! JSON bodies, within bounds: of size, of time, and of memory over all requests.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::fields::{FieldErrors, Fields};
-use crate::json;
+use crate::json::{self, Fault, Listed};
 use crate::problem::Problem;
 use crate::state::App;
 use crate::trail;
@@ -45,6 +46,8 @@ pub(crate) struct JsonBody(pub(crate) Map<String, Value>);
 /// The body of a batch, which may be larger; it keeps its place in the room for large bodies.
 pub(crate) struct BatchBody {
     pub(crate) map: Map<String, Value>,
+    /// The items of `messages` that can't be read.
+    pub(crate) faults: BTreeMap<u32, Fault>,
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
@@ -55,7 +58,7 @@ impl FromRequest<App> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        Ok(Self(read(app, request, app.http.body_limit).await?.map))
+        Ok(Self(read(app, request, app.http.body_limit, object).await?.map))
     }
 }
 
@@ -63,7 +66,7 @@ impl FromRequest<App> for BatchBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        read(app, request, app.http.batch_body_limit).await
+        read(app, request, app.http.batch_body_limit, batch).await
     }
 }
 
@@ -78,18 +81,29 @@ impl FromRequest<App> for EmptyBody {
     }
 }
 
+/// Makes an object of a body's bytes.
+type Parse = fn(&[u8]) -> Result<Listed, Fault>;
+
+fn object(bytes: &[u8]) -> Result<Listed, Fault> {
+    json::parse_object(bytes).map(|map| Listed { map, faults: BTreeMap::new() })
+}
+
+fn batch(bytes: &[u8]) -> Result<Listed, Fault> {
+    json::parse_listed(bytes, "messages")
+}
+
 /// Reads a body for as long as the credentials that it came with are good.
-async fn read(app: &App, request: Request, limit: usize) -> Result<BatchBody, Problem> {
+async fn read(app: &App, request: Request, limit: usize, parse: Parse) -> Result<BatchBody, Problem> {
     match trail::of(request.extensions())?.asker() {
-        Some(asker) => app.watch.hold(asker, arrive(app, request, limit)).await,
-        None => arrive(app, request, limit).await,
+        Some(asker) => app.watch.hold(asker, arrive(app, request, limit, parse)).await,
+        None => arrive(app, request, limit, parse).await,
     }
 }
 
-async fn arrive(app: &App, request: Request, limit: usize) -> Result<BatchBody, Problem> {
+async fn arrive(app: &App, request: Request, limit: usize, parse: Parse) -> Result<BatchBody, Problem> {
     let (parts, mut body) = request.into_parts();
     if body.is_end_stream() {
-        return Ok(BatchBody { map: Map::new(), room: None });
+        return Ok(BatchBody { map: Map::new(), faults: BTreeMap::new(), room: None });
     }
     let typed = check_type(&parts.headers)?;
     let announced = announced(&parts.headers);
@@ -114,16 +128,13 @@ async fn arrive(app: &App, request: Request, limit: usize) -> Result<BatchBody, 
         Ok(Ok(arrived)) => arrived,
     };
     if bytes.is_empty() {
-        return Ok(BatchBody { map: Map::new(), room: None });
+        return Ok(BatchBody { map: Map::new(), faults: BTreeMap::new(), room: None });
     }
     if !typed {
         return Err(Problem::unsupported_media_type(WANTED_TYPE));
     }
-    match json::parse(&bytes) {
-        Ok(Value::Object(map)) => Ok(BatchBody { map, room }),
-        Ok(_) => Err(Problem::field("body", "invalid_type", "The body must be a JSON object.")),
-        Err(error) => Err(Problem::malformed(format!("The body is no JSON: {error}."))),
-    }
+    let Listed { map, faults } = parse(&bytes)?;
+    Ok(BatchBody { map, faults, room })
 }
 
 const WANTED_TYPE: &str = "The body must be JSON in UTF-8, with Content-Type: application/json.";
@@ -146,12 +157,16 @@ fn is_json(value: &HeaderValue) -> bool {
     let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
     let json = essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
     let utf8 = parts.all(|parameter| match parameter.split_once('=') {
-        Some((name, set)) if name.trim().eq_ignore_ascii_case("charset") => {
-            set.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
-        }
+        Some((name, set)) if name.trim().eq_ignore_ascii_case("charset") => is_utf8(set),
         _ => true,
     });
     json && utf8
+}
+
+/// Whether a character set's name, in whatever spelling, is UTF-8's, or that of its first half.
+fn is_utf8(set: &str) -> bool {
+    let name: String = set.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    matches!(name.as_str(), "utf8" | "utf8mb4" | "unicode11utf8" | "usascii" | "ascii")
 }
 
 fn announced(headers: &HeaderMap) -> Option<usize> {
@@ -212,12 +227,28 @@ mod tests {
 
     #[test]
     fn json_is_told_by_its_type() {
-        for yes in
-            ["application/json", "Application/JSON; charset=UTF-8", "application/merge-patch+json; charset=\"utf-8\""]
-        {
+        for yes in [
+            "application/json",
+            "Application/JSON; charset=UTF-8",
+            "application/merge-patch+json; charset=\"utf-8\"",
+            "application/json; charset=utf8",
+            "application/json;charset=\"UTF8\"",
+            "application/json; Charset = 'utf-8'",
+            "application/json; charset=utf_8; x=y",
+            "application/json; charset=us-ascii",
+            "application/json; odata.metadata=minimal; charset=Utf8",
+        ] {
             assert!(is_json(&HeaderValue::from_static(yes)), "{yes}");
         }
-        for no in ["text/json", "application/x-www-form-urlencoded", "application/json; charset=latin1", "", "+json"] {
+        for no in [
+            "text/json",
+            "application/x-www-form-urlencoded",
+            "application/json; charset=latin1",
+            "application/json; charset=utf-16",
+            "application/json; charset=",
+            "",
+            "+json",
+        ] {
             assert!(!is_json(&HeaderValue::from_static(no)), "{no}");
         }
     }

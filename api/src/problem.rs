@@ -148,8 +148,8 @@ impl Problem {
         Self::new(Code::MalformedRequest, detail)
     }
 
-    /// Query parameters that are unknown or wrong.
-    pub(crate) fn bad_query(errors: FieldErrors) -> Self {
+    /// Query parameters that are unknown or wrong, or fields that can't be read.
+    pub(crate) fn malformed_fields(errors: FieldErrors) -> Self {
         let errors = errors.into_vec();
         let said: Vec<_> = errors.iter().map(|e| format!("{}: {}", e.field, e.detail)).collect();
         let mut problem = Self::malformed(said.join(" "));

@@ -117,7 +117,7 @@ impl Query {
             let shown: String = name.chars().take(64).collect();
             self.fail(&shown, "Not a query parameter here.");
         }
-        if self.errors.is_empty() { Ok(()) } else { Err(Problem::bad_query(self.errors)) }
+        if self.errors.is_empty() { Ok(()) } else { Err(Problem::malformed_fields(self.errors)) }
     }
 }
 

@@ -18,6 +18,10 @@ both_modes!(
     bad_queries_are_refused,
     bad_bodies_and_headers_are_refused,
     whoever_has_no_key_learns_nothing,
+    bodies_are_read_as_programs_write_them,
+    what_cannot_be_read_is_named_and_keeps_nothing_else,
+    a_number_is_read_as_people_write_it_or_refused,
+    an_answer_stays_in_its_conversation,
 );
 
 /// A table's row: the body, and the fields that are named, all of them and no others.
@@ -534,4 +538,155 @@ async fn whoever_has_no_key_learns_nothing(mode: Mode) {
     problem(&other.cancel(id).await, 404, "not_found");
     problem(&other.send(&with(json!({ "reply_to": id }))).await, 422, "validation_failed");
     assert_eq!(other.list("").await.len(), 0);
+}
+
+async fn bodies_are_read_as_programs_write_them(mode: Mode) {
+    let system = System::with(mode).unconnected().start().await;
+    let client = &system.client();
+    let good = with(json!({})).to_string();
+    let marked = [b"\xef\xbb\xbf", good.as_bytes()].concat();
+    for kind in ["application/json", "application/json; charset=utf8", "application/json;charset=\"UTF-8\""] {
+        for body in [good.as_bytes(), &marked] {
+            let headers = [("content-type", kind.as_bytes())];
+            client.raw(Method::POST, "/messages", &headers, body.to_vec()).await.expect("an answer").expect(202);
+        }
+    }
+    // Of whatever is read as JSON, by whatever endpoint.
+    let headers = [("content-type", b"application/json; charset=utf8".as_slice())];
+    let session = [b"\xef\xbb\xbf".as_slice(), br#"{"name": "orders"}"#].concat();
+    client.raw(Method::POST, "/sessions", &headers, session).await.expect("an answer").expect(201);
+    let batch = format!("\u{feff}{{\"messages\": [{good}]}}").into_bytes();
+    client.raw(Method::POST, "/messages/batch", &headers, batch).await.expect("an answer").expect(202);
+
+    let utf16: Vec<u8> = good.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let reply = client.raw(Method::POST, "/messages", &headers, utf16).await.expect("an answer");
+    problem(&reply, 400, "malformed_request");
+    assert!(reply.body["detail"].as_str().is_some_and(|said| said.contains("UTF-16")), "{}", reply.body);
+}
+
+async fn what_cannot_be_read_is_named_and_keeps_nothing_else(mode: Mode) {
+    let system = System::with(mode).unconnected().start().await;
+    let client = &system.client();
+    let headers = [("content-type", b"application/json".as_slice())];
+    let post = |path: &'static str, body: &str| {
+        let body = body.as_bytes().to_vec();
+        async move { client.raw(Method::POST, path, &headers, body).await.expect("an answer") }
+    };
+    for (path, body, field) in [
+        ("/messages", r#"{"to": "+15553001001", "to": "+15553001002", "type": "text", "text": "a"}"#, "to"),
+        ("/messages", r#"{"to": "+15553001001", "type": "text", "text": "a", "text": null}"#, "text"),
+        (
+            "/messages",
+            r#"{"to": "+15553001001", "type": "image", "media": {"url": "https://a/b", "url": "https://a/c"}}"#,
+            "media.url",
+        ),
+        ("/messages/send-text", r#"{"recipient": "+15553001001", "content": "a", "content": "b"}"#, "content"),
+        ("/messages/send-media", r#"{"media_type": "image", "media_type": "image"}"#, "media_type"),
+        ("/messages/cancel", r#"{"reference": "a", "reference": "b"}"#, "reference"),
+        ("/messages/batch", r#"{"messages": [], "messages": []}"#, "messages"),
+        ("/sessions", r#"{"name": "orders", "name": "others"}"#, "name"),
+        ("/auth/login", r#"{"username": "a", "username": "b", "password": "c"}"#, "username"),
+        ("/messages", r#"{"to": "+15553001001", "type": "text", "text": "cut \ud83d"}"#, "text"),
+        ("/messages", r#"{"to": "+15553001001", "type": "contact", "contact": {"name": "\ude00"}}"#, "contact.name"),
+        ("/messages/send-text", r#"{"recipient": "+15553001001", "content": "cut \ud83d"}"#, "content"),
+    ] {
+        let reply = post(path, body).await;
+        problem(&reply, 400, "malformed_request");
+        assert_eq!(reply.fields(), [field], "{path} {body}: {}", reply.body);
+        assert!(reply.body["detail"].as_str().is_some_and(|said| said.starts_with(field)), "{}", reply.body);
+    }
+    nothing_stored(client, &system).await;
+
+    // One item of 1,000 that can't be read, and one that says a thing twice.
+    let items: Vec<String> = (0..1_000)
+        .map(|n| match n {
+            500 => r#"{"to": "+15553001001", "type": "text", "text": "cut \ud83d"}"#.to_owned(),
+            700 => r#"{"to": "+15553001001", "to": "+15553001002", "type": "text", "text": "a"}"#.to_owned(),
+            n => with(json!({ "text": format!("{n} \u{1f600}") })).to_string().replace('\u{1f600}', r"\ud83d\ude00"),
+        })
+        .collect();
+    let body = format!(r#"{{"messages": [{}]}}"#, items.join(","));
+    let headers = [headers[0], ("idempotency-key", b"all".as_slice())];
+    let mut accepted = BTreeSet::new();
+    for replayed in [false, true] {
+        let reply = client.raw(Method::POST, "/messages/batch", &headers, body.clone().into_bytes()).await;
+        let reply = reply.expect("an answer").expect(202);
+        assert_eq!(reply.is_replayed(), replayed);
+        let answers: Vec<Value> = reply.data();
+        assert_eq!(answers.len(), 1_000);
+        for (n, answer) in answers.iter().enumerate() {
+            match n {
+                500 => assert_eq!(fields(&answer["error"]), ["messages[500].text"], "{answer}"),
+                700 => assert_eq!(fields(&answer["error"]), ["messages[700].to"], "{answer}"),
+                n => {
+                    assert_eq!(answer["message"]["text"], format!("{n} \u{1f600}"), "{answer}");
+                    accepted.insert(answer["message"]["id"].to_string());
+                }
+            }
+        }
+        assert_eq!((&answers[500]["error"]["status"], &answers[700]["error"]["status"]), (&json!(400), &json!(400)));
+    }
+    assert_eq!(accepted.len(), 998, "each once");
+    assert_eq!(client.quota().await.used, 998);
+    // What an item that can't be read says belongs to the request all the same.
+    let other = body.replace("cut ", "another ").into_bytes();
+    let other = client.raw(Method::POST, "/messages/batch", &headers, other).await.expect("an answer").expect(422);
+    assert_eq!(other.code(), "idempotency_key_reused");
+}
+
+async fn a_number_is_read_as_people_write_it_or_refused(mode: Mode) {
+    let system = System::with(mode).unconnected().start().await;
+    let client = &system.client();
+    for (to, expected) in [
+        ("+44 (0)20 7946 0958", "+442079460958"),
+        ("+49 (0) 170 1234567", "+491701234567"),
+        ("+49 0170 1234567", "+491701234567"),
+        ("+39 06 6982 1234", "+390669821234"),
+        ("tel:+14155552671", "+14155552671"),
+        ("whatsapp:+14155552671", "+14155552671"),
+        (" +1 415 555 2671 ", "+14155552671"),
+        ("\t120363025246125486@g.us\n", "120363025246125486@g.us"),
+        ("\u{202a}+14155552671\u{202c}", "+14155552671"),
+    ] {
+        let sent: Value = client.send(&with(json!({ "to": to }))).await.expect(202).data();
+        assert_eq!(sent["to"], expected, "{to}");
+    }
+    let listed = client.list("to=tel:%2B1%20(415)%20555-2671").await;
+    assert_eq!(listed.len(), 4, "a filter reads a number the same way");
+    let card = json!({ "type": "contact", "contact": { "name": "A", "phone": "+44 (0)20 7946 0958" }, "text": null });
+    let card: Value = client.send(&with(card)).await.expect(202).data();
+    assert_eq!(card["contact"]["phone"], "+442079460958");
+    for (to, hint) in [
+        ("120363025246125486", "120363025246125486@g.us"),
+        ("+39 (0)6 6982 1234", "isn't clear"),
+        ("+38 (0)50 123 45 67", "isn't clear"),
+        ("+36 06 20 123 4567", "dialled from abroad"),
+        ("(0)20 7946 0958", "country code"),
+    ] {
+        let refused = client.send(&with(json!({ "to": to }))).await.expect(422);
+        assert_eq!(refused.fields(), ["to"], "{to}");
+        assert!(refused.body["detail"].as_str().is_some_and(|said| said.contains(hint)), "{to}: {}", refused.body);
+    }
+}
+
+async fn an_answer_stays_in_its_conversation(mode: Mode) {
+    let system = System::with(mode).user("other", 10).unconnected().start().await;
+    let client = &system.client();
+    client.post("/sessions", &json!({ "name": "second" })).await.expect(201);
+    let mine = client.text("default", "+15553001001", "mine").await;
+    let theirs = system.client_of("other", 0).text("default", "+15553001001", "theirs").await;
+    let answer = |id: MessageId, change: Value| changed(with(json!({ "reply_to": id })), change);
+    let sent: Value = client.send(&answer(mine.id, json!({ "to": "+1 (555) 300-1001" }))).await.expect(202).data();
+    assert_eq!(sent["reply_to"], json!(mine.id));
+    for body in [
+        answer(theirs.id, json!({})),
+        answer(mine.id, json!({ "to": "+15553001002" })),
+        answer(mine.id, json!({ "to": "120363025246125486@g.us" })),
+        answer(mine.id, json!({ "session": "second" })),
+        answer(MessageId::generate(), json!({})),
+    ] {
+        assert_eq!(client.send(&body).await.expect(422).fields(), ["reply_to"], "{body}");
+        let items = client.batch(None, &[body.clone(), with(json!({}))]).await;
+        assert!(items[0].is_err() && items[1].is_ok(), "{items:?}");
+    }
 }

@@ -11,10 +11,15 @@ use sanasr_shared::ids::MessageId;
 use sanasr_shared::message::Status;
 use serde_json::{Value, json};
 
+use crate::harness::files::Parts;
 use crate::harness::wait::seconds;
 use crate::harness::{Client, Message, Mode, System, both_modes};
 
-both_modes!(a_key_makes_one_message_at_any_concurrency, a_batch_under_a_key_tries_what_was_refused_again);
+both_modes!(
+    a_key_makes_one_message_at_any_concurrency,
+    a_batch_under_a_key_tries_what_was_refused_again,
+    a_key_covers_a_file_with_its_name_and_type,
+);
 
 fn text(text: &str) -> Value {
     json!({ "to": "+15553001001", "type": "text", "text": text })
@@ -82,6 +87,34 @@ async fn a_batch_under_a_key_tries_what_was_refused_again(mode: Mode) {
     }
     assert_eq!(accepted(&client.batch(Some("all"), &items).await), after);
     assert_eq!(client.quota().await.used, 3);
+}
+
+async fn a_key_covers_a_file_with_its_name_and_type(mode: Mode) {
+    let system = System::with(mode).unconnected().start().await;
+    let client = system.client();
+    let send = async |disposition: &str, headers: &str, bytes: &[u8]| {
+        let parts = Parts::default().text("recipient", "+15553001001").text("media_type", "document");
+        let body = parts.part(&format!("name=\"file\"{disposition}"), headers, bytes).end();
+        let headers: [(&str, &[u8]); 2] = [("content-type", Parts::TYPE), ("idempotency-key", b"k")];
+        client.raw(reqwest::Method::POST, "/messages/send-media", &headers, body).await.expect("an answer")
+    };
+    let (csv, plain) = ("Content-Type: text/csv\r\n", "Content-Type: text/plain\r\n");
+    let first = send("; filename=\"a.csv\"", csv, b"a,b").await.expect(202);
+    // Another spelling of the same name is the same request.
+    for same in ["; filename=\"a.csv\"", "; filename*=utf-8''a.csv", "; filename=\"C:\\a.csv\""] {
+        let again = send(same, csv, b"a,b").await.expect(202);
+        assert!(again.is_replayed() && again.body["data"]["id"] == first.body["data"]["id"], "{}", again.body);
+    }
+    for (disposition, headers, bytes) in [
+        ("; filename=\"b.csv\"", csv, &b"a,b"[..]),
+        ("", csv, b"a,b"),
+        ("; filename=\"a.csv\"", plain, b"a,b"),
+        ("; filename=\"a.csv\"", "", b"a,b"),
+        ("; filename=\"a.csv\"", csv, b"a,c"),
+    ] {
+        let other = send(disposition, headers, bytes).await.expect(422);
+        assert_eq!(other.code(), "idempotency_key_reused", "{disposition} {headers}");
+    }
 }
 
 /// One (user, key) of the test below: its batch, and what the three processes answered.

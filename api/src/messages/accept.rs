@@ -13,7 +13,7 @@ use sanasr_shared::ids::{MessageId, UserId};
 use sanasr_shared::message::{BlockedBy, Message, Status};
 use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, IdempotencyKey, Scope, StoreError};
 use sanasr_shared::time::Time;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::draft::{Draft, Form, Prepared};
 use super::files;
@@ -66,11 +66,12 @@ impl Submission {
         Self { fields, form, file: None }
     }
 
-    /// The request's key: it covers the fields and the file's content.
+    /// The request's key: it covers the fields and the file, which is its content, its name and its declared type.
     fn key(&mut self, headers: &HeaderMap, operation: &str) -> Result<Option<IdempotencyKey>, Problem> {
         const FILE: &str = "file";
         let Some(file) = &self.file else { return idempotency::key(headers, operation, &self.fields, false) };
-        self.fields.insert(FILE.to_owned(), file.sha256.as_slice().into());
+        let file = json!({ "sha256": file.sha256.as_slice(), "filename": file.filename, "type": file.declared });
+        self.fields.insert(FILE.to_owned(), file);
         let key = idempotency::key(headers, operation, &self.fields, false);
         self.fields.remove(FILE);
         key
@@ -187,11 +188,11 @@ pub(crate) async fn prepare(
     let quoted: HashSet<_> = drafts.iter().filter_map(|draft| draft.reply_to).collect();
     if !quoted.is_empty() {
         let ids: Vec<_> = quoted.into_iter().collect();
-        let found = app.store.messages(caller.scope(), &ids).await?;
-        let found: HashSet<_> = found.into_iter().map(|message| message.id).collect();
+        let found = app.store.messages(Scope::User(caller.user()?), &ids).await?;
+        let found: HashMap<_, _> = found.into_iter().map(|message| (message.id, message)).collect();
         for draft in &mut drafts {
-            if draft.reply_to.is_some_and(|id| !found.contains(&id)) {
-                draft.fail("reply_to", "unknown_message", "There is no such message.");
+            if let Some(id) = draft.reply_to {
+                draft.answer(found.get(&id));
             }
         }
     }

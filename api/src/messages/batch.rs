@@ -1,6 +1,6 @@
 //! `POST /messages/batch`: many messages, each for itself. What is wrong with one doesn't keep the others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use axum::extract::State;
@@ -21,6 +21,7 @@ use crate::body::BatchBody;
 use crate::edge::RequestId;
 use crate::fields::{FieldErrors, Fields};
 use crate::idempotency;
+use crate::json::Fault;
 use crate::problem::{Document, Problem};
 use crate::query::NoQuery;
 use crate::reference::params::{Idempotency, OfUser};
@@ -38,8 +39,8 @@ enum Item<'a> {
 
 /// Send many messages
 ///
-/// Up to 1,000 messages, each for itself: what is wrong with one doesn't keep the others. The answer has one item for each
-/// message, in their order. An `Idempotency-Key` covers the whole batch: repeated, it answers with the messages that were
+/// Up to 1,000 messages, each for itself: what is wrong with one doesn't keep the others, even if it can't be read. The answer has
+/// one item for each message, in their order. An `Idempotency-Key` covers the whole batch: repeated, it answers with the messages that were
 /// accepted before, and tries the refused ones again.
 #[utoipa::path(
     post, path = "/api/v1/messages/batch", tag = "Messages", operation_id = "send_batch",
@@ -56,10 +57,10 @@ pub(crate) async fn batch(
     _: NoQuery,
     request_id: RequestId,
     headers: HeaderMap,
-    BatchBody { map, room }: BatchBody,
+    BatchBody { map, faults, room }: BatchBody,
 ) -> Result<Response, Problem> {
     let started = Instant::now();
-    let result = answer(&app, caller, &request_id, &headers, map).await;
+    let result = answer(&app, caller, &request_id, &headers, map, faults).await;
     drop(room);
     match &result {
         Ok(_) => metrics::histogram!("sanasr_accept_seconds").record(started.elapsed()),
@@ -74,6 +75,7 @@ async fn answer(
     request_id: &RequestId,
     headers: &HeaderMap,
     body: Map<String, Value>,
+    faults: BTreeMap<u32, Fault>,
 ) -> Result<Response, Problem> {
     let key = idempotency::key(headers, "POST /messages/batch", &body, true)?;
     // Items are kept under 1, 2, …
@@ -83,6 +85,7 @@ async fn answer(
 
     let items = items(body)?;
     let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+    answers.extend(faults.into_iter().map(|(position, fault)| (position, Answer::Refused(fault.into()))));
     let now = Time::now();
     let drafts = (0..).zip(items).filter(|(position, _)| !answers.contains_key(position));
     let drafts = drafts
