@@ -30,6 +30,7 @@ use sanasr_shared::signals::memory::MemorySignals;
 use sanasr_shared::signals::redis::RedisSignals;
 use sanasr_shared::store::{postgres, sqlite};
 use sanasr_shared::telemetry;
+use sanasr_shared::vault::Vault;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -40,8 +41,10 @@ use crate::{AllArgs, ApiArgs, MigrateArgs, WorkerArgs, data_dir, env_file, first
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 /// How long requests in flight may take to finish on a stop.
 const API_DRAIN: Duration = Duration::from_millis(1_500);
-/// How long messages in flight may take to finish on a stop. Together with closing, a stop stays below five seconds.
+/// How long messages in flight may take to finish on a stop.
 const WORKER_DRAIN: Duration = Duration::from_millis(2_500);
+/// How long a stop may take in all, whatever is away: with the process's own end, five seconds.
+const STOP_MAX: Duration = Duration::from_millis(4_800);
 
 /// Everything in one process.
 pub(crate) async fn all(args: AllArgs) -> anyhow::Result<()> {
@@ -60,10 +63,11 @@ pub(crate) async fn all(args: AllArgs) -> anyhow::Result<()> {
 
     metrics.serve(&ports, &stop);
     let settings = ApiSettings { http: args.http, accept: args.accept, tokens: args.tokens, media: args.media.clone() };
-    unless_failed(&watchdog, async {
+    guarded(&watchdog, &stop, async {
+        let worker = ports.worker(bridges, args.worker, args.media, &secret);
         let api = serve_api(ports.clone(), settings, secret, listener, metrics.clone(), stop.clone());
         let api = serve(&watchdog, "the API", &stop, api);
-        sanasr_worker::run(ports.worker(bridges, args.worker, args.media), stop.clone(), WORKER_DRAIN).await;
+        sanasr_worker::run(worker, stop.clone(), WORKER_DRAIN).await;
         api.await?;
         ports.close().await;
         Ok(())
@@ -71,13 +75,25 @@ pub(crate) async fn all(args: AllArgs) -> anyhow::Result<()> {
     .await
 }
 
-/// Works until the end, or until the watchdog gives the process up: then everything is dropped as it is, and what this process
-/// owned is free when its lease is over.
-async fn unless_failed(watchdog: &Watchdog, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+/// Works until the end, or until the watchdog gives the process up, or a stop takes too long, because the database is away perhaps:
+/// then everything is dropped as it is, and what this process owned is free when its lease is over.
+async fn guarded(
+    watchdog: &Watchdog,
+    stop: &CancellationToken,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_MAX).await;
+    };
     tokio::select! {
         biased;
         why = watchdog.failed() => Err(Failed(why).into()),
         done = work => done,
+        () = late => {
+            tracing::warn!("stopping without waiting any longer for what is being written or closed");
+            Ok(())
+        }
     }
 }
 
@@ -116,7 +132,7 @@ pub(crate) async fn api(args: ApiArgs) -> anyhow::Result<()> {
     first_run::admin_only(&*ports.store, &args.admin, &args.accept).await?;
     metrics.serve(&ports, &stop);
     let settings = ApiSettings { http: args.http, accept: args.accept, tokens: args.tokens, media: args.media };
-    unless_failed(&watchdog, async {
+    guarded(&watchdog, &stop, async {
         serve(&watchdog, "the API", &stop, serve_api(ports.clone(), settings, secret, listener, metrics, stop.clone()))
             .await?;
         ports.close().await;
@@ -142,13 +158,13 @@ pub(crate) async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
     let Some(ports) = opened else { return Ok(()) };
     let bridges = bridges(&args.simulator, &args.whatsapp, &ports, &secret)?;
     metrics.serve(&ports, &stop);
-    unless_failed(&watchdog, async {
+    guarded(&watchdog, &stop, async {
         let ops = listener.map(|listener| {
             let allow = Some(metrics.http.metrics_allow.clone());
             let server = serve_ops(ports.clone(), listener, metrics, allow, stop.clone());
             serve(&watchdog, "health and metrics", &stop, server)
         });
-        sanasr_worker::run(ports.worker(bridges, args.worker, args.media), stop, WORKER_DRAIN).await;
+        sanasr_worker::run(ports.worker(bridges, args.worker, args.media, &secret), stop.clone(), WORKER_DRAIN).await;
         if let Some(ops) = ops {
             ops.await?;
         }
@@ -300,6 +316,7 @@ impl Ports {
         bridges: Vec<Arc<dyn Bridge>>,
         settings: WorkerSettings,
         media: MediaSettings,
+        secret: &SecretKey,
     ) -> sanasr_worker::Parts {
         sanasr_worker::Parts {
             store: self.store.clone(),
@@ -311,6 +328,7 @@ impl Ports {
             files: self.files.clone(),
             shard: self.shard,
             alone: self.alone,
+            vault: Arc::new(Vault::new(secret)),
             watchdog: self.watchdog.clone(),
         }
     }

@@ -1,6 +1,6 @@
 //! The promises of the bridge port, held by the WhatsApp bridge against a WhatsApp server of the tests.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,13 +10,15 @@ use sanasr_shared::bridge::whatsapp::Whatsapp;
 use sanasr_shared::conformance::bridge::{BridgeWorld, link_request, text};
 use sanasr_shared::ids::{SessionId, UserId, WorkerId};
 use sanasr_shared::message::Status;
-use sanasr_shared::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, Owner, Receipts};
+use sanasr_shared::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, Owner, Receipts, SendRequest};
 use sanasr_shared::ports::store::{Pairing, SessionCommand, SessionReport, Store};
 use sanasr_shared::recipient::Recipient;
 use sanasr_shared::secret::SecretKey;
 use sanasr_shared::session::{BridgeKind, SessionStatus};
 use sanasr_shared::store::sqlite;
 use sanasr_shared::user::NewUser;
+use sqlx::ConnectOptions;
+use sqlx_sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{OnceCell, mpsc};
 use tokio::time::timeout;
 use whatsapp_test_server::{Account, Behaviour, Server};
@@ -37,7 +39,7 @@ struct Kept {
     store: Arc<dyn Store>,
     user: UserId,
     worker: WorkerId,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl World {
@@ -73,8 +75,35 @@ impl Kept {
         let user = store.create_user(&user, BridgeKind::Whatsapp).await.expect("a user").id;
         let worker = WorkerId::generate();
         store.register(worker, Duration::from_secs(3_600)).await.expect("a worker");
-        Self { store, user, worker, _folder: folder }
+        Self { store, user, worker, folder }
     }
+}
+
+impl Kept {
+    /// A connection of the test's own to the database.
+    async fn database(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new().filename(self.folder.join("sanasr.db")).busy_timeout(seconds(20));
+        options.connect().await.expect("a connection")
+    }
+
+    /// Lets the store write nothing until the answer is given to [`unlock`].
+    async fn lock(&self) -> SqliteConnection {
+        let mut database = self.database().await;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut database).await.expect("the lock");
+        database
+    }
+
+    async fn sql(&self, statement: &'static str) {
+        sqlx::query(statement).execute(&mut self.database().await).await.expect(statement);
+    }
+
+    async fn number(&self, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(&mut self.database().await).await.expect(query)
+    }
+}
+
+async fn unlock(mut lock: SqliteConnection) {
+    sqlx::query("COMMIT").execute(&mut lock).await.expect("the end of the lock");
 }
 
 #[async_trait]
@@ -198,6 +227,126 @@ async fn receipts_in_hand_outlive_the_session() {
     while !matches!(next(&mut events).await, BridgeEvent::Halted { .. }) {}
     drop((link, events, in_hand));
     comes_read(&world, session, &message.whatsapp_id).await;
+}
+
+/// A group of so many, the account among them, that sends no receipts until it is told to; and its address.
+fn group_of(world: &World, account: &Account, members: u32) -> Recipient {
+    let contacts: Vec<_> = (0..members).map(|n| world.server().contact(&format!("1555{:07}", 2_000_000 + n))).collect();
+    let group = world.server().group(&contacts.iter().collect::<Vec<_>>());
+    group.add_account(account);
+    world.server().on_send(&group.id(), Behaviour::HoldReceipts);
+    Recipient::parse(&group.id()).expect("a group")
+}
+
+/// Sends messages to a group, one after the other.
+async fn send_all(link: &dyn Link, messages: &[SendRequest]) {
+    for message in messages {
+        eventually(seconds(60), "it is sent", async || (link.send(message).await == Attempt::Sent).then_some(())).await;
+    }
+}
+
+/// Takes receipts until all these messages are read.
+async fn all_come_read(events: &mut mpsc::Receiver<BridgeEvent>, messages: &[SendRequest]) {
+    let mut left: HashSet<_> = messages.iter().map(|message| message.whatsapp_id.clone()).collect();
+    while !left.is_empty() {
+        let event = timeout(seconds(60), events.recv()).await.expect("an event comes in time").expect("the link lives");
+        if let BridgeEvent::Receipts(batch) = event {
+            for receipt in batch.receipts.iter().filter(|receipt| receipt.status == Status::Read) {
+                left.remove(&receipt.whatsapp_id);
+            }
+            let _ = batch.taken.expect("somebody waits").send(());
+        }
+    }
+}
+
+/// WhatsApp's word on a message counts when it comes, also while the store takes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledgements_do_not_wait_for_the_store() {
+    let world = World::new().start().await;
+    let session = world.session().await;
+    let (sender, mut events) = mpsc::channel(64);
+    let link = open(&world, session, sender).await;
+    let account = link_phone(&world, session, &mut events).await;
+    let to_group = [text(group_of(&world, &account, 5), 1)];
+    send_all(&*link, &to_group).await;
+    let jane = world.reader(1);
+    world.server().on_send(&jane.as_str()[1..], Behaviour::AckAfter(seconds(3)));
+    let (message, count) = (text(jane, 2), account.wire().len());
+    let sending = tokio::spawn({
+        let (link, message) = (Arc::clone(&link), message.clone());
+        async move { link.send(&message).await }
+    });
+    eventually(seconds(20), "it is on its way", async || (account.wire().len() > count).then_some(())).await;
+    let lock = world.kept().lock().await;
+    // The group's receipts are to be written, and can't be.
+    account.release_receipts();
+    let sent = timeout(seconds(15), sending).await.expect("it is known in time").expect("an end");
+    assert_eq!(sent, Attempt::Sent);
+    unlock(lock).await;
+    all_come_read(&mut events, &[to_group[0].clone(), message]).await;
+}
+
+/// What a group's members send of one message is written once for many, and when too much waits, WhatsApp has to.
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_of_a_group_are_folded_and_the_connection_waits() {
+    const MEMBERS: u32 = 250;
+    const MANY: i32 = 40;
+    let world = World::new().start().await;
+    let session = world.session().await;
+    let (sender, mut events) = mpsc::channel(64);
+    let link = open(&world, session, sender).await;
+    let account = link_phone(&world, session, &mut events).await;
+    let group = group_of(&world, &account, MEMBERS);
+    let first = [text(group.clone(), 1)];
+    send_all(&*link, &first).await;
+    let kept = world.kept();
+    kept.sql("CREATE TABLE written (n integer)").await;
+    kept.sql(
+        "CREATE TRIGGER counted AFTER UPDATE ON whatsapp_state WHEN NEW.kind = 21 BEGIN INSERT INTO written VALUES (1); END",
+    )
+    .await;
+    let lock = kept.lock().await;
+    account.release_receipts();
+    eventually(seconds(60), "all are heard", async || (account.unsettled() == 0).then_some(())).await;
+    unlock(lock).await;
+    all_come_read(&mut events, &first).await;
+    let written = kept.number("SELECT count(*) FROM written").await;
+    assert!(written <= 20, "{written} writes for {} receipts", MEMBERS * 2);
+
+    // More than may wait: the rest isn't read until the store takes what was.
+    let many: Vec<_> = (2..2 + MANY).map(|n| text(group.clone(), n)).collect();
+    send_all(&*link, &many).await;
+    let lock = kept.lock().await;
+    account.release_receipts();
+    eventually(seconds(60), "much is heard", async || (account.unsettled() < 16_000).then_some(())).await;
+    tokio::time::sleep(seconds(2)).await; // the others would be heard by now
+    assert!(
+        account.unsettled() > 1_000,
+        "{} wait, of {} messages to {MEMBERS} members",
+        account.unsettled(),
+        many.len()
+    );
+    unlock(lock).await;
+    all_come_read(&mut events, &many).await;
+    eventually(seconds(60), "all are heard", async || (account.unsettled() == 0).then_some(())).await;
+}
+
+/// Receipts of members who never come round are forgotten, also while the session stays connected.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_receipts_of_groups_are_forgotten() {
+    let world = World::new().start().await;
+    let session = world.session().await;
+    let (sender, mut events) = mpsc::channel(64);
+    let link = open(&world, session, sender).await;
+    let account = link_phone(&world, session, &mut events).await;
+    let kept = world.kept();
+    kept.sql(
+        "INSERT INTO whatsapp_state (session_id, kind, key, value, at) SELECT id, 21, x'41', x'00', 0 FROM sessions WHERE wanted",
+    )
+    .await;
+    let group = group_of(&world, &account, 2);
+    send_all(&*link, &[text(group, 1)]).await;
+    assert_eq!(kept.number("SELECT count(*) FROM whatsapp_state WHERE kind = 21 AND at = 0").await, 0);
 }
 
 async fn next(events: &mut mpsc::Receiver<BridgeEvent>) -> BridgeEvent {

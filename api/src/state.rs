@@ -61,7 +61,7 @@ pub(crate) struct State {
     pub(crate) uploads: UploadRoom,
     pub(crate) limits: Arc<Limits>,
     /// Seals what only workers may read.
-    pub(crate) vault: Vault,
+    pub(crate) vault: Arc<Vault>,
     /// The process stops: nobody waits any longer.
     pub(crate) stopping: CancellationToken,
     /// Ends this API's tasks with it.
@@ -84,7 +84,8 @@ impl App {
         let logins = Arc::new(KnownLogins::new());
         let watch = Watch::start(Arc::clone(&parts.store), life.clone());
         let waiters = Arc::new(Waiters::default());
-        let events = Hub::new(Arc::clone(&parts.store), parts.http.streams_per_user);
+        let vault = Arc::new(Vault::new(&parts.secret));
+        let events = Hub::new(Arc::clone(&parts.store), Arc::clone(&vault), parts.http.streams_per_user);
         let stopping = CancellationToken::new();
         events::tasks::start(&events, stopping.clone(), life.clone());
         let ears = Ears {
@@ -102,7 +103,7 @@ impl App {
             logins,
             watch,
             tokens: Tokens::new(parts.store.deployment(), &parts.secret, &parts.tokens),
-            vault: Vault::new(&parts.secret),
+            vault,
             passwords: Passwords::start(),
             regulars: Regulars::new(),
             sessions: Arc::new(KnownSessions::new()),

@@ -8,6 +8,7 @@ pub mod bridge;
 pub mod group_commit;
 pub mod ids;
 pub mod lifecycle;
+pub mod link_code;
 pub mod media;
 pub mod message;
 pub mod mime_text;

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ids::{SessionId, UserId};
+use crate::link_code::LinkCode;
 use crate::time::Time;
+use crate::vault::Vault;
 
 /// The session that every user has.
 pub const DEFAULT_SESSION: &str = "default";
@@ -173,7 +175,8 @@ pub struct Session {
     /// The number it is paired with.
     pub phone_number: Option<String>,
     /// The raw text of the QR code to draw, while one waits.
-    pub qr_code: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub qr_code: Option<LinkCode>,
     /// When that code ends.
     pub qr_expires_at: Option<Time>,
     /// When it connected last.
@@ -190,6 +193,23 @@ pub struct Session {
     pub created_at: Time,
     /// When it last changed.
     pub updated_at: Time,
+}
+
+impl Session {
+    /// With its QR code as people use it; without one if it can't be opened.
+    #[must_use]
+    pub fn opened(mut self, vault: &Vault) -> Self {
+        let code = self.qr_code.take().and_then(|code| match code.open(vault, self.id) {
+            Ok(code) => Some(code),
+            Err(error) => {
+                tracing::warn!(session = %self.id, %error, "a QR code can't be shown");
+                None
+            }
+        });
+        self.qr_expires_at = self.qr_expires_at.filter(|_| code.is_some());
+        self.qr_code = code.map(LinkCode::Open);
+        self
+    }
 }
 
 /// What a session's status and the reason for it mean, and what to do next, in words; nothing where nothing is to be done.

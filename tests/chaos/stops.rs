@@ -6,6 +6,7 @@ use sanasr_shared::message::Status;
 
 use super::load::{Answer, App, Load};
 use super::{check_all_read, check_forward, check_shown, ordinary, send_all, special, text, wait_connected, wait_seen};
+use crate::harness::services::{Kind, Service};
 use crate::harness::system::Server;
 use crate::harness::wait::seconds;
 use crate::harness::{Mode, System};
@@ -102,4 +103,28 @@ async fn an_embedded_service_that_stops_goes_on_where_it_was() {
     // Newest first: the order of acceptance is the other way round.
     let accepted: Vec<_> = all.into_iter().rev().collect();
     check_shown(&seen, &client, &accepted).await;
+}
+
+/// Whatever it is that is away: what can't be written any more is left to the end of the lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_without_the_database_stays_within_its_time() {
+    let database = Service::start(Kind::Postgres).await;
+    let mut system = System::with(Mode::Distributed).env("DATABASE_URL", database.url()).start().await;
+    let client = system.client();
+    let load = Load::start((0..4).map(|n| App {
+        client: system.client(),
+        session: "default".to_owned(),
+        to: ordinary(n),
+        keyed: false,
+    }));
+    load.accepts(50, seconds(20)).await;
+    let slow: Vec<_> = (0..8).map(|n| text("default", &special("0003", n), "slow")).collect();
+    let slow = send_all(&client, &slow).await;
+    wait_seen(&system, &slow, seconds(20)).await;
+    // Frozen, it answers nothing, but its connections stay open: that is the hardest.
+    database.freeze().await;
+    stop(&mut system.workers[0]).await;
+    stop(&mut system.apis[0]).await;
+    drop(load);
+    database.wake().await;
 }

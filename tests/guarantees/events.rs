@@ -20,6 +20,7 @@ use crate::harness::{Client, Mode, System, both_modes, eventually};
 both_modes!(
     a_message_is_followed_with_its_object,
     a_cut_stream_resumes_without_a_gap,
+    an_event_of_a_later_version_is_skipped,
     everybody_hears_their_own_only,
     two_hundred_listeners_hear_all_and_stop_with_the_process,
     a_slow_reader_is_cut_off_and_resumes,
@@ -278,6 +279,33 @@ async fn a_stream_ends_with_its_key(mode: Mode) {
     assert_eq!(client.get("/events").await.status, 401);
     other.connect("default").await;
     assert!(others.next(seconds(10)).await.is_some(), "the other user's goes on");
+}
+
+async fn an_event_of_a_later_version_is_skipped(mode: Mode) {
+    let system = System::start(mode).await;
+    let client = system.client();
+    let mut stream = client.events(None).await;
+    // As a later version may write them, of a session and of a message.
+    for unknown in [
+        "INSERT INTO events (at, user_id, session_id, message_id, status) SELECT 1, user_id, id, NULL, 99 FROM sessions",
+        "INSERT INTO events (at, user_id, session_id, message_id, status) SELECT 1, user_id, id, id, 99 FROM sessions",
+    ] {
+        match mode {
+            Mode::Distributed => {
+                sqlx::query(unknown).execute(&system.database().await).await.expect("events");
+            }
+            Mode::Embedded => {
+                let file = sqlx_sqlite::SqliteConnectOptions::new().filename(system.data_dir().join("sanasr.db"));
+                let mut connection = sqlx_sqlite::SqliteConnection::connect_with(&file).await.expect("the database");
+                sqlx::query(unknown).execute(&mut connection).await.expect("events");
+            }
+        }
+    }
+    client.text("default", "+15554001001", "follow me").await;
+    let events = stream.until("message.read", 1, seconds(20)).await;
+    assert!(events.iter().all(|event| event.name.starts_with("message.")), "{events:?}");
+    let mut resumed = client.events(Some(0)).await;
+    resumed.until("message.read", 1, seconds(20)).await;
 }
 
 async fn an_admin_hears_everybody_until_the_login_ends(mode: Mode) {

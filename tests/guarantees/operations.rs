@@ -5,6 +5,7 @@ use sanasr_shared::message::Status;
 use sanasr_shared::session::SessionStatus;
 use sanasr_shared::time::Time;
 use serde_json::{Value, json};
+use sqlx::Connection;
 
 use crate::harness::wait::{eventually, seconds};
 use crate::harness::{Client, Mode, Reply, System, both_modes};
@@ -14,6 +15,18 @@ both_modes!(
     a_session_is_paired_by_a_typed_code,
     all_that_waits_is_taken_back_at_once,
 );
+
+/// What is in the database.
+async fn kept(system: &System, query: &'static str) -> String {
+    match system.mode {
+        Mode::Distributed => sqlx::query_scalar(query).fetch_one(&system.database().await).await.expect("a row"),
+        Mode::Embedded => {
+            let file = sqlx_sqlite::SqliteConnectOptions::new().filename(system.data_dir().join("sanasr.db"));
+            let mut connection = sqlx_sqlite::SqliteConnection::connect_with(&file).await.expect("the database");
+            sqlx::query_scalar(query).fetch_one(&mut connection).await.expect("a row")
+        }
+    }
+}
 
 async fn qr(client: &Client, name: &str, accept: &str) -> Reply {
     let path = format!("/sessions/{name}/qr");
@@ -32,6 +45,11 @@ async fn a_qr_code_comes_as_an_image_or_as_text(mode: Mode) {
     let text: Value = qr(&client, "fresh", "application/json").await.expect(200).data();
     assert!(text["qr_code"].as_str().is_some_and(|code| code.len() > 20), "{text}");
     assert!(text["qr_expires_at"].as_str().and_then(Time::parse).is_some_and(|end| end > Time::now()), "{text}");
+    let kept = kept(&system, "SELECT qr_code FROM sessions WHERE name = 'fresh'").await;
+    let shown = text["qr_code"].as_str().expect("a code");
+    assert!(kept.len() > shown.len() && !kept.contains(shown), "it is sealed where it is kept: {kept}");
+    let session: Value = client.get("/sessions/fresh").await.expect(200).data();
+    assert!(session["qr_code"].as_str().is_some_and(|code| code.len() > 20), "{session}");
     let svg = qr(&client, "fresh", "image/svg+xml").await.expect(200);
     assert_eq!(svg.header("content-type"), "image/svg+xml");
     assert!(svg.body.as_str().is_some_and(|text| text.contains("<svg")), "{}", svg.body);
@@ -61,6 +79,8 @@ async fn a_session_is_paired_by_a_typed_code(mode: Mode) {
     let code: Value = asked.data();
     assert!(code["code"].as_str().is_some_and(|code| code.len() == 9 && code.contains('-')), "{code}");
     assert!(code["expires_at"].as_str().and_then(Time::parse).is_some_and(|end| end > Time::now()), "{code}");
+    let kept = kept(&system, "SELECT COALESCE(pair_code, 'none any more') FROM sessions WHERE name = 'typed'").await;
+    assert!(!kept.contains(code["code"].as_str().expect("a code")), "it is sealed where it is kept: {kept}");
     client.wait_session("typed", SessionStatus::Connected, seconds(30)).await;
     let session: Value = client.get("/sessions/typed").await.expect(200).data();
     assert_eq!(session["phone_number"], "+15551230000");

@@ -22,6 +22,7 @@ use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::Store;
 use sanasr_shared::settings::{MediaSettings, WorkerSettings};
+use sanasr_shared::vault::Vault;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +64,8 @@ pub struct Parts {
     pub files: FileStore,
     /// This process's shard of the usage stats.
     pub shard: i64,
+    /// Seals the codes that link phones.
+    pub vault: Arc<Vault>,
     /// Watches the worker's parts.
     pub watchdog: Watchdog,
     /// Nobody else can live (the lock on the data dir proves it), so nobody need be declared dead.

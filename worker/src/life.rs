@@ -15,6 +15,7 @@ use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::{Store, StoreError};
 use sanasr_shared::session::BridgeKind;
 use sanasr_shared::settings::WorkerSettings;
+use sanasr_shared::vault::Vault;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,7 @@ pub(crate) struct Life {
     /// This worker is the housekeeper.
     pub(crate) keeps_house: AtomicBool,
     pub(crate) bringer: Bringer,
+    pub(crate) vault: Arc<Vault>,
     pub(crate) bridges: HashMap<BridgeKind, Arc<dyn Bridge>>,
     pub(crate) settings: WorkerSettings,
     pub(crate) shard: i64,
@@ -80,6 +82,7 @@ impl Life {
             files: parts.files.clone(),
             keeps_house: AtomicBool::new(false),
             bringer: Bringer::new(parts.files.clone(), &parts.media),
+            vault: Arc::clone(&parts.vault),
             bridges: parts.bridges.iter().map(|bridge| (bridge.kind(), Arc::clone(bridge))).collect(),
             settings: parts.settings.clone(),
             shard: parts.shard,

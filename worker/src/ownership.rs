@@ -28,8 +28,9 @@ const GIVE_MAX: usize = 50;
 /// Renewals out of turn: no closer than this, and a tenth of the time at most.
 const GAP_MIN: Duration = Duration::from_millis(20);
 const GAP_MAX: Duration = Duration::from_secs(1);
-/// How long the last write of a life may take.
-const LEAVE_MAX: Duration = Duration::from_secs(2);
+/// How long actors may take beyond their own limit on a stop; and then, the last write of a life.
+const STOP_GRACE: Duration = Duration::from_millis(800);
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 
 /// How a life ended.
 pub(crate) enum End {
@@ -123,8 +124,8 @@ impl Owner {
                 () = stop.cancelled(), if !self.stopping => {
                     self.stopping = true;
                     self.actors.values().for_each(|actor| actor.stop.cancel());
-                    // Actors bound themselves by the same time; a second more is for what hangs.
-                    deadline.as_mut().reset(Instant::now() + self.life.drain + Duration::from_secs(1));
+                    // Actors bound themselves by the same time; a little more is for closing, and for what hangs.
+                    deadline.as_mut().reset(Instant::now() + self.life.drain + STOP_GRACE);
                 }
                 () = &mut deadline, if self.stopping => {
                     tracing::warn!(sessions = self.actors.len(), "stopping without waiting any longer");

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use sanasr_shared::message::{BlockedBy, Content, Media, MessageError, MessageType, Status};
 use sanasr_shared::ports::bridge::{Attempt, BridgeEvent};
+use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::SessionCommand;
-use sanasr_shared::session::{Pace, SessionStatus};
+use sanasr_shared::session::{BridgeKind, Pace, SessionStatus};
 
 use tokio::net::TcpListener;
 
@@ -308,4 +309,195 @@ async fn a_file_on_its_way_is_let_go_when_the_worker_stops() {
     running.stop().await;
     let message = world.get(id).await;
     assert_eq!((message.status, message.attempts, world.seen().len()), (Status::Accepted, 0, 0), "as if never claimed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_cannot_be_written_holds_no_place() {
+    let mut world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    world.places = 1;
+    // Whatever is wrong with a row, or with one that is written with it: the statement fails, each time.
+    world
+        .sql(
+            "CREATE TRIGGER bad BEFORE UPDATE ON messages WHEN NEW.status = 3 AND NEW.recipient = '+15550000666'
+            BEGIN SELECT RAISE(ABORT, 'a bad row'); END",
+        )
+        .await;
+    world
+        .sql(
+            "CREATE TRIGGER worse BEFORE UPDATE ON messages
+            WHEN NEW.status IN (3, 4, 5, 6) AND NEW.recipient = '+15550000667'
+            BEGIN SELECT RAISE(ABORT, 'a worse row'); END",
+        )
+        .await;
+    let running = world.start_connected().await;
+    let ids = world.accept_to(&["+15550000666", "+15550000667", "+15550000001"]).await;
+    world.becomes(ids[2], Status::Read).await;
+    // That it was sent can't be written; that nobody knows can, and its receipts say more.
+    world.until("it has ended", async || matches!(world.get(ids[0]).await.status, Status::Failed | Status::Read)).await;
+    assert_eq!(world.get(ids[1]).await.status, Status::Sending, "nothing of it can be written");
+    assert!(world.times_seen().values().all(|times| *times == 1), "nothing was sent twice for that");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receipt_that_cannot_be_written_holds_no_others_up() {
+    let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    world
+        .sql(
+            "CREATE TRIGGER bad BEFORE UPDATE ON messages WHEN NEW.status IN (4, 5) AND NEW.recipient = '+15550000666'
+            BEGIN SELECT RAISE(ABORT, 'a bad row'); END",
+        )
+        .await;
+    let running = world.start_connected().await;
+    let ids = world.accept_to(&["+15550000666", "+15550000001", "+15550000002", "+15550000003"]).await;
+    for id in &ids[1..] {
+        world.becomes(*id, Status::Read).await;
+    }
+    assert_eq!(world.get(ids[0]).await.status, Status::Sent);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_that_cannot_be_written_does_not_stop_its_session() {
+    let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    let running = world.start_connected().await;
+    let events = world.bridge.open.lock().expect("sane")[0].clone();
+    world
+        .sql(
+            "CREATE TRIGGER bad BEFORE UPDATE ON sessions WHEN NEW.blocked_reason = 'a bad one'
+            BEGIN SELECT RAISE(ABORT, 'a bad row'); END",
+        )
+        .await;
+    events.send(BridgeEvent::Disconnected { reason: "a bad one".to_owned() }).await.expect("heard");
+    // The write is under way when the next word comes; that one is written once the database has refused the first for long enough.
+    events.send(BridgeEvent::Disconnected { reason: "a good one".to_owned() }).await.expect("heard");
+    let reason = async || {
+        let session = world.store.session(world.user, "default").await.expect("an answer").expect("a session");
+        session.blocked_reason
+    };
+    world.until("the next word is written", async || reason().await.as_deref() == Some("a good one")).await;
+    events.send(BridgeEvent::Connected).await.expect("heard");
+    world.connected().await;
+    let id = world.accept_to(&["+15550000001"]).await[0];
+    world.becomes(id, Status::Read).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_cannot_be_read_costs_no_other_its_owner() {
+    let mut world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    world.lease = Duration::from_secs(1);
+    world.store.create_session(world.user, "broken", BridgeKind::Simulator).await.expect("a session");
+    let running = world.start_connected().await;
+    world.store.command(world.user, "broken", SessionCommand::Connect).await.expect("an answer");
+    world.sql("UPDATE sessions SET per_minute = -5 WHERE name = 'broken'").await;
+    let opened = world.bridge.open.lock().expect("sane").len();
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < world.lease * 2 {
+        let id = world.accept_to(&["+15550000001"]).await[0];
+        world.becomes(id, Status::Read).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(world.bridge.open.lock().expect("sane").len() <= opened + 1, "the worker lost its lease");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_that_fails_leaves_the_others_their_turn() {
+    let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    world
+        .sql(
+            "CREATE TRIGGER bad BEFORE UPDATE ON messages WHEN OLD.status = 0 AND NEW.status = 1
+            BEGIN SELECT RAISE(ABORT, 'a bad row'); END",
+        )
+        .await;
+    let running = world.start_connected().await;
+    let now = sanasr_shared::time::Time::now();
+    world.command(SessionCommand::Pause).await;
+    let (mut scheduled, mut short) = (world.message("+15550000001"), world.message("+15550000002"));
+    scheduled.send_at = Some(now.plus(Duration::from_millis(200)));
+    short.expires_at = Some(now.plus(Duration::from_millis(500)));
+    let ids = world.accept(vec![scheduled, short]).await;
+    world.becomes(ids[1], Status::Expired).await;
+    assert_eq!(world.get(ids[0]).await.status, Status::Scheduled);
+    assert_eq!(world.watchdog.troubles(), [], "the housekeeper itself moves");
+    world.sql("DROP TRIGGER bad").await;
+    world.becomes(ids[0], Status::Accepted).await;
+    running.stop().await;
+}
+
+/// Signals that can't be heard.
+struct Broken;
+
+#[async_trait::async_trait]
+impl Signals for Broken {
+    fn publish(&self, _: Signal) {}
+
+    fn subscribe(&self) -> tokio::sync::broadcast::Receiver<std::sync::Arc<Signal>> {
+        panic!("no ears")
+    }
+
+    fn is_connected(&self) -> bool {
+        true
+    }
+
+    async fn close(&self) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_crashes_ends_its_process() {
+    let mut world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    world.signals = std::sync::Arc::new(Broken);
+    let running = world.start();
+    let why = tokio::time::timeout(Duration::from_secs(20), world.watchdog.failed()).await.expect("it is noticed");
+    assert_eq!(why, "the worker crashed: no ears");
+    running.task.await.expect("the rest of it ends in good order");
+    assert_eq!(world.number("SELECT count(*) FROM workers").await, 1, "its lease runs out");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_changes_while_the_session_is_opened_counts() {
+    let mut world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    world.lease = Duration::from_secs(3);
+    world.bridge.openings = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let running = world.start();
+    world.command(SessionCommand::Connect).await;
+    world.until("it is being opened", async || world.bridge.requests.lock().expect("sane").len() == 1).await;
+    let proxy = Some((vec![1, 2, 3], "socks5://proxy:1080".to_owned()));
+    world.store.set_proxy(world.user, "default", proxy).await.expect("an answer").expect("a session");
+    // Two renewals later its actor knows.
+    for _ in 0..2 {
+        let before = world.number("SELECT max(lease_until) FROM workers").await;
+        world.until("a renewal", async || world.number("SELECT max(lease_until) FROM workers").await > before).await;
+    }
+    world.bridge.openings.add_permits(10);
+    world.connected().await;
+    world.until("it is opened anew", async || world.bridge.requests.lock().expect("sane").len() == 2).await;
+    let proxies: Vec<_> = world.bridge.requests.lock().expect("sane").iter().map(|r| r.proxy.clone()).collect();
+    assert_eq!(proxies, [None, Some(vec![1, 2, 3])]);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_bridge_has_no_use_for_is_not_read() {
+    let world = World::new(|_| Step::Answer(Attempt::InDoubt(error("later")))).await;
+    let running = world.start_connected().await;
+    world.accept_to(&["+15550000001"]).await;
+    world
+        .until("one awaits receipts", async || {
+            !world.store.awaiting_receipts(world.session, 10).await.expect("an answer").is_empty()
+        })
+        .await;
+    world.bridge.open.lock().expect("sane").clear();
+    world.command(SessionCommand::Disconnect).await;
+    world
+        .until("disconnected", async || {
+            let session = world.store.session(world.user, "default").await.expect("an answer").expect("a session");
+            session.status == SessionStatus::Disconnected
+        })
+        .await;
+    world.command(SessionCommand::Connect).await;
+    world.connected().await;
+    assert!(world.bridge.requests.lock().expect("sane").iter().all(|request| request.awaiting.is_empty()));
+    running.stop().await;
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::journal::{Change, Event};
 use sanasr_shared::ports::store::{Scope, Store, StoreError};
+use sanasr_shared::vault::Vault;
 use serde::Serialize;
 
 /// One event of a stream, or a sign of life with the number 0. Clones share the bytes.
@@ -23,13 +24,18 @@ impl Frame {
     }
 }
 
-/// Frames of events, with whose they are. Events of what is gone are left out.
-pub(super) async fn render(store: &Arc<dyn Store>, events: &[Event]) -> Result<Vec<(UserId, Frame)>, StoreError> {
+/// Frames of events, with whose they are. Events of what is gone, or of what this version doesn't know, are left out.
+pub(super) async fn render(
+    store: &Arc<dyn Store>,
+    vault: &Vault,
+    events: &[Event],
+) -> Result<Vec<(UserId, Frame)>, StoreError> {
     let (mut messages, mut sessions) = (Vec::new(), Vec::new());
     for event in events {
         match event.change {
             Change::Message(id, _) => messages.push(id),
             Change::Session(id, _) => sessions.push(id),
+            Change::Unknown => {}
         }
     }
     let of = Arc::clone(store);
@@ -44,12 +50,14 @@ pub(super) async fn render(store: &Arc<dyn Store>, events: &[Event]) -> Result<V
         async move { store.sessions_by_id(&ids).await }
     })
     .await?;
+    let sessions: Vec<_> = sessions.into_iter().map(|session| session.opened(vault)).collect();
     let messages: HashMap<_, _> = messages.iter().filter_map(|m| Some(((m.id, m.user_id), json(m)?))).collect();
     let sessions: HashMap<_, _> = sessions.iter().filter_map(|s| Some(((s.id, s.user_id), json(s)?))).collect();
     let frames = events.iter().filter_map(|event| {
         let (what, status, data) = match event.change {
             Change::Message(id, status) => ("message", status.as_str(), messages.get(&(id, event.user))?),
             Change::Session(id, status) => ("session", status.as_str(), sessions.get(&(id, event.user))?),
+            Change::Unknown => return None,
         };
         let bytes = format!("id: {}\nevent: {what}.{status}\ndata: {data}\n\n", event.n).into();
         Some((event.user, Frame { n: event.n, bytes }))

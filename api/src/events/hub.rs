@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::journal::Event;
 use sanasr_shared::ports::store::{Scope, Store, StoreError};
+use sanasr_shared::vault::Vault;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,7 @@ pub(crate) struct Hub {
     pub(super) store: Arc<dyn Store>,
     /// Listeners that one user may have here.
     per_user: u32,
+    pub(super) vault: Arc<Vault>,
     state: Mutex<State>,
     /// Something may have changed.
     pub(super) news: Notify,
@@ -84,11 +86,12 @@ pub(super) struct Listener {
 }
 
 impl Hub {
-    /// A hub in which each user has `per_user` listeners at most.
-    pub(crate) fn new(store: Arc<dyn Store>, per_user: u32) -> Arc<Self> {
+    /// A hub in which each user has `per_user` listeners at most; it opens the codes that sessions show.
+    pub(crate) fn new(store: Arc<dyn Store>, vault: Arc<Vault>, per_user: u32) -> Arc<Self> {
         Arc::new(Self {
             store,
             per_user,
+            vault,
             state: Mutex::default(),
             news: Notify::new(),
             catching_up: Semaphore::new(CATCHING_UP),
@@ -155,7 +158,7 @@ impl Hub {
         position.take(&late, &new, started);
         let more = u32::try_from(new.len()).is_ok_and(|count| count >= BATCH);
         let heard = self.heard(late.into_iter().chain(new));
-        let frames = render(&self.store, &heard).await?;
+        let frames = render(&self.store, &self.vault, &heard).await?;
         let mut waits = ROOM_WAITS;
         for slice in frames.chunks(SLICE) {
             while waits > 0 && !self.lock().has_room() {

@@ -99,7 +99,7 @@ impl Past {
         let events = hub.store.events_after(self.scope, self.from, PAGE).await?;
         self.from = events.last().map_or(self.from, |event| event.n);
         let new: Vec<_> = events.iter().filter(|event| self.sent.note(event.n, event.at.0)).copied().collect();
-        self.ready.extend(render(&hub.store, &new).await?.into_iter().map(|(_, frame)| frame));
+        self.ready.extend(render(&hub.store, &hub.vault, &new).await?.into_iter().map(|(_, frame)| frame));
         if u32::try_from(events.len()).is_ok_and(|count| count >= PAGE) {
             return Ok(());
         }

@@ -97,7 +97,7 @@ pub(crate) async fn change(
         session = app.store.command(user, &name, command).await?.ok_or_else(absent)?;
         app.signals.publish(Signal::Session(session.id));
     }
-    Ok(Data::ok(session))
+    Ok(Data::ok(session.opened(&app.vault)))
 }
 
 pub(crate) struct Change {

@@ -102,7 +102,7 @@ pub(crate) async fn disconnect_default(State(app): State<App>, caller: Caller, _
 }
 
 async fn give(app: App, SessionPath { user, name, .. }: SessionPath, command: SessionCommand) -> Answer {
-    let session = app.store.command(user, &name, command).await?.ok_or_else(absent)?;
+    let session = app.store.command(user, &name, command).await?.ok_or_else(absent)?.opened(&app.vault);
     app.signals.publish(Signal::Session(session.id));
     match command {
         SessionCommand::Connect => {

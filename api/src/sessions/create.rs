@@ -65,5 +65,5 @@ pub(crate) async fn create(
     let bridge = bridge.unwrap_or(app.accept.default_bridge);
     let session = app.store.create_session(caller.user()?, &name, bridge).await?;
     app.signals.publish(Signal::Session(session.id));
-    Ok(Data(StatusCode::CREATED, session))
+    Ok(Data(StatusCode::CREATED, session.opened(&app.vault)))
 }

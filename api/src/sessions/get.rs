@@ -22,7 +22,8 @@ pub(crate) async fn get(
     SessionPath { user, name, .. }: SessionPath,
     _: NoQuery,
 ) -> Result<Data<Session>, Problem> {
-    app.store.session(user, &name).await?.map(Data::ok).ok_or_else(absent)
+    let session = app.store.session(user, &name).await?.ok_or_else(absent)?;
+    Ok(Data::ok(session.opened(&app.vault)))
 }
 
 /// Get the session `default`

@@ -25,5 +25,6 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
     query.finish()?;
     let found = app.store.list_sessions(caller.scope(), page.after.map(SessionId), page.limit).await?;
     let next = found.next.map(|id| cursor::encode(List::Sessions, id));
-    Ok(Listed { items: found.items, next, limit: page.limit })
+    let items = found.items.into_iter().map(|session| session.opened(&app.vault)).collect();
+    Ok(Listed { items, next, limit: page.limit })
 }

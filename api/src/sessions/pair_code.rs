@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use sanasr_shared::ids::{SessionId, UserId};
+use sanasr_shared::link_code::LinkCode;
 use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::ports::store::Moved;
 use sanasr_shared::recipient::Recipient;
@@ -111,7 +112,9 @@ async fn code(
 ) -> Result<Data<PairCode>, Problem> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some((code, expires_at)) = app.store.pair_code(session).await? {
+        if let Some((sealed, expires_at)) = app.store.pair_code(session).await?
+            && let Ok(code) = LinkCode::Sealed(sealed).open(&app.vault, session)
+        {
             return Ok(Data(StatusCode::OK, PairCode { code, expires_at }));
         }
         // A phone may be quicker than we are.

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use qrcode::render::svg;
 use qrcode::{Color, QrCode};
+use sanasr_shared::link_code::LinkCode;
 use sanasr_shared::time::Time;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -63,8 +64,8 @@ pub(crate) async fn qr(
 ) -> Result<Response, Problem> {
     let form = wanted(&headers)
         .ok_or_else(|| Problem::not_acceptable("A QR code comes as image/png, image/svg+xml or application/json."))?;
-    let session = app.store.session(user, &name).await?.ok_or_else(absent)?;
-    let (Some(text), Some(qr_expires_at)) = (session.qr_code, session.qr_expires_at) else {
+    let session = app.store.session(user, &name).await?.ok_or_else(absent)?.opened(&app.vault);
+    let (Some(LinkCode::Open(text)), Some(qr_expires_at)) = (session.qr_code, session.qr_expires_at) else {
         return Err(Problem::conflict(format!(
             "No QR code waits to be scanned: the session is {}. One comes some seconds after POST …/connect of a session \
              that isn't paired.",

@@ -23,6 +23,11 @@ pub trait Bridge: Send + Sync {
     /// Whether WhatsApp takes the message id that we choose, so that an attempt in doubt may be repeated under it.
     fn repeats_under_same_id(&self) -> bool;
 
+    /// Whether [`LinkRequest::awaiting`] is of use to it: reading that costs up to thousands of rows for each session.
+    fn wants_awaiting(&self) -> bool {
+        false
+    }
+
     /// Starts to connect a session. What happens then comes as events. Dropping the link disconnects.
     async fn open(&self, session: LinkRequest, events: mpsc::Sender<BridgeEvent>) -> Arc<dyn Link>;
 }
@@ -68,7 +73,7 @@ pub struct LinkRequest {
     pub paired: Option<String>,
     /// The number to pair it with by a code, if its user wants that rather than a QR code.
     pub pair_phone: Option<String>,
-    /// Messages that still await receipts.
+    /// Messages that still await receipts, if [`Bridge::wants_awaiting`].
     pub awaiting: Vec<Awaiting>,
 }
 
@@ -79,8 +84,8 @@ pub trait Link: Send + Sync {
     /// call given up is in doubt. Calls for different recipients may run side by side.
     async fn send(&self, message: &SendRequest) -> Attempt;
 
-    /// What of the session's pace is the bridge's to keep has changed.
-    async fn set_pace(&self, _pace: Pace) {}
+    /// What of the session's pace is the bridge's to keep has changed. It must not block.
+    fn set_pace(&self, _pace: Pace) {}
 
     /// Disconnects, and keeps the pairing. No event follows.
     async fn disconnect(&self);

@@ -32,6 +32,8 @@ pub enum Change {
     Message(MessageId, Status),
     /// A session.
     Session(SessionId, SessionStatus),
+    /// Something that this version doesn't know: a later one wrote it. A reader skips it.
+    Unknown,
 }
 
 /// Where somebody begins who wants to hear what happens from now on.

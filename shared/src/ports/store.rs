@@ -336,7 +336,7 @@ pub trait Sessions: Send + Sync {
     /// connects it. Refused if it is paired.
     async fn request_pair_code(&self, user: UserId, name: &str, phone: &str) -> Result<Moved<Session>>;
 
-    /// The code that waits to be typed, and its end.
+    /// The code that waits to be typed, sealed as it was reported, and its end.
     async fn pair_code(&self, session: SessionId) -> Result<Option<(String, Time)>>;
 
     /// Marks a session for deletion; `false` if there is none of that name.
@@ -408,7 +408,9 @@ pub struct SessionReport {
     pub blocked_until: Option<Time>,
     /// It stays so until its user connects it again: nobody tries.
     pub halted: bool,
-    /// The QR code that waits to be scanned and its end, or none.
+    /// The QR code that waits to be scanned and its end, or none. Sealed by [`LinkCode::seal`], as is the code below.
+    ///
+    /// [`LinkCode::seal`]: crate::link_code::LinkCode::seal
     pub qr: Option<(String, Time)>,
     /// The code that waits to be typed on the phone and its end, or none.
     pub pair_code: Option<(String, Time)>,

@@ -348,8 +348,7 @@ impl<'a> Actor<'a> {
         self.pace = pace;
         self.pacing.set(pace, now);
         if let Some(Connection { link, .. }) = &self.connection {
-            let link = Arc::clone(link);
-            tokio::spawn(async move { link.set_pace(pace).await });
+            link.set_pace(pace);
         }
     }
 
@@ -605,12 +604,16 @@ fn ban_left(session: &OwnedSession) -> Duration {
 }
 
 async fn connect(life: Arc<Life>, bridge: Arc<dyn Bridge>, session: OwnedSession) -> Option<Connection> {
-    let read = life.persist("a session's open receipts", || life.store.awaiting_receipts(session.id, AWAITING_MAX));
-    let awaiting = match read.await {
-        Ok(awaiting) => awaiting,
-        Err(Unwritten::Lost) => return None,
-        // A row that can't be read must not keep the session closed.
-        Err(Unwritten::Refused(_)) => Vec::new(),
+    let awaiting = if bridge.wants_awaiting() {
+        let read = life.persist("a session's open receipts", || life.store.awaiting_receipts(session.id, AWAITING_MAX));
+        match read.await {
+            Ok(awaiting) => awaiting,
+            Err(Unwritten::Lost) => return None,
+            // A row that can't be read must not keep the session closed.
+            Err(Unwritten::Refused(_)) => Vec::new(),
+        }
+    } else {
+        Vec::new()
     };
     let way = Way::of(&session);
     let request = LinkRequest {

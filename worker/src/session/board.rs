@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use sanasr_shared::ids::SessionId;
+use sanasr_shared::link_code::LinkCode;
 use sanasr_shared::ports::store::{Pairing, SessionReport};
 use sanasr_shared::session::{SessionStatus, advice};
 use sanasr_shared::time::Time;
@@ -212,6 +213,10 @@ impl Board {
         ours
     }
 
+    fn sealed(&self, code: Option<&(String, Time)>) -> Option<(String, Time)> {
+        code.map(|(code, expires_at)| (LinkCode::seal(&self.life.vault, self.session, code), *expires_at))
+    }
+
     fn write(&mut self) {
         let nothing = !self.dirty && self.pairing.is_none();
         if !self.writing.is_free() || nothing || self.retry_at.is_some() {
@@ -225,8 +230,8 @@ impl Board {
             blocked_reason: if restricted { Some(RESTRICTED.to_owned()) } else { shown.reason.clone() },
             blocked_until: shown.until,
             halted: shown.halted,
-            qr: shown.qr.clone(),
-            pair_code: shown.pair_code.clone(),
+            qr: self.sealed(shown.qr.as_ref()),
+            pair_code: self.sealed(shown.pair_code.as_ref()),
             pairing: self.pairing.take(),
         };
         let (life, session) = (Arc::clone(&self.life), self.session);

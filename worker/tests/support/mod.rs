@@ -17,16 +17,18 @@ use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, Receipt, Scope, SessionCommand, Store};
 use sanasr_shared::queue::memory::MemoryQueue;
 use sanasr_shared::recipient::Recipient;
+use sanasr_shared::secret::SecretKey;
 use sanasr_shared::session::{BridgeKind, SessionStatus};
 use sanasr_shared::settings::{MediaSettings, WorkerSettings, defaults};
 use sanasr_shared::signals::memory::MemorySignals;
 use sanasr_shared::store::sqlite;
 use sanasr_shared::time::Time;
 use sanasr_shared::user::NewUser;
+use sanasr_shared::vault::Vault;
 use sanasr_worker::{Parts, run};
 use sqlx::ConnectOptions;
 use sqlx_sqlite::SqliteConnectOptions;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +59,10 @@ pub(crate) struct ScriptedBridge {
     pub(crate) repeats: bool,
     pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
     pub(crate) open: Arc<Mutex<Vec<Arc<mpsc::Sender<BridgeEvent>>>>>,
+    /// What each link was asked to be.
+    pub(crate) requests: Arc<Mutex<Vec<LinkRequest>>>,
+    /// Opening takes one of these.
+    pub(crate) openings: Arc<Semaphore>,
 }
 
 struct ScriptedLink {
@@ -76,6 +82,8 @@ impl Bridge for ScriptedBridge {
 
     async fn open(&self, session: LinkRequest, events: mpsc::Sender<BridgeEvent>) -> Arc<dyn Link> {
         let events = Arc::new(events);
+        self.requests.lock().expect("sane").push(session.clone());
+        self.openings.acquire().await.expect("open").forget();
         if session.paired.is_none() {
             events.send(BridgeEvent::Paired { phone_number: "+15550001111".to_owned() }).await.expect("room");
         }
@@ -123,7 +131,9 @@ pub(crate) struct World {
     pub(crate) user: UserId,
     pub(crate) session: SessionId,
     pub(crate) lease: Duration,
+    pub(crate) places: u32,
     pub(crate) media: MediaSettings,
+    pub(crate) watchdog: Watchdog,
     folder: PathBuf,
 }
 
@@ -157,10 +167,27 @@ impl World {
         };
         let user = store.create_user(&user, BridgeKind::Simulator).await.expect("a user").id;
         let session = store.session(user, "default").await.expect("an answer").expect("a session").id;
-        let bridge =
-            ScriptedBridge { script: Arc::new(script), repeats: true, seen: Arc::default(), open: Arc::default() };
-        let signals = Arc::new(MemorySignals::new());
-        Self { store, queue, signals, bridge, user, session, lease: Duration::from_secs(10), media: defaults(), folder }
+        let bridge = ScriptedBridge {
+            script: Arc::new(script),
+            repeats: true,
+            seen: Arc::default(),
+            open: Arc::default(),
+            requests: Arc::default(),
+            openings: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS / 2)),
+        };
+        Self {
+            store,
+            queue,
+            signals: Arc::new(MemorySignals::new()),
+            bridge,
+            user,
+            session,
+            lease: Duration::from_secs(10),
+            places: 64,
+            media: defaults(),
+            watchdog: Watchdog::default(),
+            folder,
+        }
     }
 
     pub(crate) fn start(&self) -> Running {
@@ -169,11 +196,17 @@ impl World {
             queue: Arc::clone(&self.queue) as Arc<dyn Queue>,
             signals: Arc::clone(&self.signals),
             bridges: vec![Arc::new(self.bridge.clone())],
-            settings: WorkerSettings { lease: self.lease, send_timeout: Duration::from_secs(1), ..defaults() },
+            settings: WorkerSettings {
+                lease: self.lease,
+                send_timeout: Duration::from_secs(1),
+                session_places: self.places,
+                ..defaults()
+            },
             media: self.media.clone(),
             files: FileStore::open(&self.media, &self.folder).expect("a folder for files"),
             shard: 7,
-            watchdog: Watchdog::default(),
+            vault: Arc::new(Vault::new(&SecretKey::new("a secret of the tests, and of nobody else"))),
+            watchdog: self.watchdog.clone(),
             alone: false,
         };
         let stop = CancellationToken::new();
@@ -253,6 +286,13 @@ impl World {
         let options = SqliteConnectOptions::new().filename(self.folder.join("db")).busy_timeout(PATIENCE);
         let mut connection = options.connect().await.expect("a connection");
         sqlx::query(statement).execute(&mut connection).await.expect(statement);
+    }
+
+    /// One number that the database answers.
+    pub(crate) async fn number(&self, query: &'static str) -> i64 {
+        let options = SqliteConnectOptions::new().filename(self.folder.join("db")).busy_timeout(PATIENCE);
+        let mut connection = options.connect().await.expect("a connection");
+        sqlx::query_scalar(query).fetch_one(&mut connection).await.expect(query)
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {

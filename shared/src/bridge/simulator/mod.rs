@@ -92,6 +92,11 @@ impl Bridge for Simulator {
         true
     }
 
+    /// A simulator that starts afresh has forgotten what it was sent.
+    fn wants_awaiting(&self) -> bool {
+        true
+    }
+
     async fn open(&self, session: LinkRequest, events: mpsc::Sender<BridgeEvent>) -> Arc<dyn Link> {
         Arc::new(SimulatedLink::open(Arc::clone(&self.whatsapp), self.timing, session, events))
     }

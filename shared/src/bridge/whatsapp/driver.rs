@@ -5,25 +5,23 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 use wacore::store::{Device, DevicePropsOverride};
 use wacore::types::events::{Event, EventHandler, EventInterest, EventKind};
-use wacore::types::presence::ReceiptType;
 use whatsapp_rust::bot::{Bot, BotHandle};
 use whatsapp_rust::pair_code::{PairCodeOptions, PairCodeRejection};
 use whatsapp_rust::{CacheConfig, Client, Jid, TokioRuntime};
 
 use super::backend::Backend;
+use super::inbox::{News, Reader};
 use super::link::Shared;
 use super::net::{Net, Trouble, Way};
-use super::receipts::of_member;
 use super::state::{Kind, StateError};
-use crate::message::{MAX_LIFE, Status};
 use crate::ports::bridge::{BridgeEvent, LinkRequest};
-use crate::ports::devices::DeviceRange;
-use crate::ports::store::Receipt;
 use crate::proxy::Proxy;
-use crate::time::{Time, millis};
+use crate::time::Time;
 
 /// How often new codes are asked for when all have run out unused: some three minutes each.
 const CODE_ROUNDS: u32 = 3;
@@ -69,12 +67,33 @@ const KINDS: &[EventKind] = &[
     EventKind::ServerAck,
 ];
 
-/// Hands a client's events over in their order.
-struct Ear(mpsc::UnboundedSender<Arc<Event>>);
+/// Hears a client's events, in the client's own tasks: nothing may wait here. Acknowledgements are resolved at once; what other
+/// people send goes to the inbox; the rest is the connection's own state, in its order.
+struct Ear {
+    shared: Arc<Shared>,
+    /// Not bounded by itself: a connection changes its state a few times at most while it is read.
+    state: mpsc::UnboundedSender<Arc<Event>>,
+}
 
 impl EventHandler for Ear {
     fn handle_event(&self, event: Arc<Event>) {
-        let _ = self.0.send(event);
+        match &*event {
+            Event::ServerAck(ack) => {
+                if ack.class.as_deref() == Some("message") {
+                    self.shared.acknowledged(&ack.id, ack.error.clone());
+                }
+            }
+            Event::Receipt(_) | Event::Messages(_) => {
+                for news in News::of(&event) {
+                    if let News::Receipt { ids, .. } = &news {
+                        // A receipt implies that the server has the message.
+                        ids.iter().for_each(|id| self.shared.acknowledged(id, None));
+                    }
+                    self.shared.inbox.put(news);
+                }
+            }
+            _ => drop(self.state.send(event)),
+        }
     }
 
     fn interest(&self) -> EventInterest {
@@ -152,18 +171,25 @@ impl Driver {
                 down_since: Some(Instant::now()),
                 told: None,
                 number: self.request.paired.clone(),
+                asking: JoinSet::new(),
             };
-            let end = life.follow().await;
-            self.shared.connected(None);
-            if self.shared.unlink.load(Ordering::Acquire) {
-                // Unheard, it would stay in the phone's list of devices.
-                if client.pn().is_some() {
-                    let _ = client.wait_for_connected(UNLINK_WAIT).await;
+            let ended = CancellationToken::new();
+            let follow = async {
+                let _ended = ended.clone().drop_guard();
+                let end = life.follow().await;
+                self.shared.connected(None);
+                if self.shared.unlink.load(Ordering::Acquire) {
+                    // Unheard, it would stay in the phone's list of devices.
+                    if client.pn().is_some() {
+                        let _ = client.wait_for_connected(UNLINK_WAIT).await;
+                    }
+                    client.logout().await;
                 }
-                client.logout().await;
-            }
-            handle.shutdown().await;
-            life.hear_the_rest().await;
+                handle.shutdown().await;
+                end
+            };
+            let reader = Reader { shared: &self.shared, client: &client, ended: &ended };
+            let (end, ()) = tokio::join!(follow, reader.run());
             match end {
                 End::CodesRanOut => rounds += 1,
                 End::Anew => {}
@@ -181,11 +207,6 @@ impl Driver {
                     if let Err(error) = self.shared.postbox.load(&self.shared.state).await {
                         tracing::debug!(session = %self.request.session, %error, "kept receipts couldn't be read");
                     }
-                    // Members who never read a message must not keep its receipts for ever.
-                    let old = Time(Time::now().0 - millis(MAX_LIFE));
-                    if let Err(error) = self.shared.state.clear(Kind::GroupReceipts, DeviceRange::Before(old)).await {
-                        tracing::debug!(session = %self.request.session, %error, "old receipts couldn't be removed");
-                    }
                     return None;
                 }
                 Err(StateError::Sealed(crate::vault::Sealed::OtherKey)) => return Some(halted("wrong_secret_key")),
@@ -201,8 +222,10 @@ impl Driver {
         }
     }
 
-    async fn start(&self, trouble: &Trouble, ear: mpsc::UnboundedSender<Arc<Event>>) -> Result<BotHandle, String> {
-        let way = Way::new(Arc::clone(&self.net), self.proxy.clone(), self.shared.owner.clone(), trouble.clone())?;
+    async fn start(&self, trouble: &Trouble, state: mpsc::UnboundedSender<Arc<Event>>) -> Result<BotHandle, String> {
+        let inbox = Arc::clone(&self.shared.inbox);
+        let owner = self.shared.owner.clone();
+        let way = Way::new(Arc::clone(&self.net), self.proxy.clone(), owner, trouble.clone(), inbox)?;
         let cache = CacheConfig {
             msg_secret_policy: wacore::msg_secret::MsgSecretPolicy::Disabled,
             seed_msg_secrets_from_history: false,
@@ -220,7 +243,7 @@ impl Driver {
             .build()
             .await
             .map_err(|e| e.to_string())?;
-        bot.client().subscribe_handler(Arc::new(Ear(ear))).detach();
+        bot.client().subscribe_handler(Arc::new(Ear { shared: Arc::clone(&self.shared), state })).detach();
         Ok(bot.spawn())
     }
 
@@ -254,6 +277,8 @@ struct Life<'a> {
     told: Option<&'static str>,
     /// The number that the session is known to be paired with.
     number: Option<String>,
+    /// Codes that are being asked for; given up with the client.
+    asking: JoinSet<()>,
 }
 
 impl Life<'_> {
@@ -276,6 +301,7 @@ impl Life<'_> {
                         return end;
                     }
                 }
+                Some(_) = self.asking.join_next() => {}
                 () = until(code_ends) => return End::CodesRanOut,
                 () = self.driver.shared.suspected.notified() => self.reconnect().await,
                 () = until(watch) => {
@@ -285,14 +311,6 @@ impl Life<'_> {
                     self.watch().await;
                 }
             }
-        }
-    }
-
-    /// Hears what was still to be heard when it ended. WhatsApp won't tell it again: the client acknowledges once it has handed
-    /// an event over.
-    async fn hear_the_rest(&mut self) {
-        while let Ok(event) = self.events.try_recv() {
-            self.hear_others(&event).await;
         }
     }
 
@@ -334,7 +352,10 @@ impl Life<'_> {
                         BridgeEvent::QrCode { code: code.code.clone(), expires_at: Time::now().plus(code.timeout) };
                     driver.emit(event).await;
                 }
-                Some(phone) => self.ask_for_code(phone),
+                Some(phone) => {
+                    let phone = phone.clone();
+                    self.ask_for_code(&phone);
+                }
             },
             Event::PairingCode(code) => {
                 let event =
@@ -343,7 +364,7 @@ impl Life<'_> {
             }
             Event::PairingCodeRefresh(_) => {
                 let (client, phone) = (Arc::clone(self.client), driver.request.pair_phone.clone()?);
-                tokio::spawn(async move {
+                self.asking.spawn(async move {
                     client.cancel_pair_code().await;
                     let _ = client.pair_with_code(options(&phone)).await;
                 });
@@ -391,33 +412,15 @@ impl Life<'_> {
                 tracing::warn!(session = %driver.request.session, code = failure.reason.code(), message = failure.message, "WhatsApp refuses the connection");
                 return Some(halted("connection_refused"));
             }
-            Event::ServerAck(ack) if ack.class.as_deref() == Some("message") => {
-                driver.shared.acknowledged(&ack.id, ack.error.clone());
-            }
-            event => self.hear_others(event).await,
+            _ => {}
         }
         None
     }
 
-    /// What other people have sent.
-    async fn hear_others(&self, event: &Event) {
-        match event {
-            Event::Receipt(receipt) => self.receipt(receipt).await,
-            Event::Messages(batch) => {
-                for message in batch {
-                    if !message.info.source.is_from_me && !message.info.source.is_group {
-                        self.wrote(&message.info.source.sender, message.info.source.sender_alt.as_ref()).await;
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn ask_for_code(&self, phone: &str) {
+    fn ask_for_code(&mut self, phone: &str) {
         let (client, options) = (Arc::clone(self.client), options(phone));
         // Later QR codes come beside a code that still waits: then this is refused, and says nothing.
-        tokio::spawn(async move { drop(client.pair_with_code(options).await) });
+        self.asking.spawn(async move { drop(client.pair_with_code(options).await) });
     }
 
     /// Has the device in the store before anybody is told what it is now.
@@ -432,59 +435,6 @@ impl Life<'_> {
         if self.number.as_ref() != Some(&number) {
             self.number = Some(number.clone());
             self.driver.emit(BridgeEvent::Paired { phone_number: number }).await;
-        }
-    }
-
-    async fn receipt(&self, receipt: &wacore::types::events::Receipt) {
-        let status = match receipt.r#type {
-            ReceiptType::Delivered => Status::Delivered,
-            ReceiptType::Read | ReceiptType::Played => Status::Read,
-            _ => return,
-        };
-        if receipt.source.is_from_me {
-            return; // another device of our own
-        }
-        let shared = &self.driver.shared;
-        let at = Time(receipt.timestamp.timestamp_millis());
-        let mut news = Vec::with_capacity(receipt.message_ids.len());
-        for id in &receipt.message_ids {
-            shared.acknowledged(id, None); // whoever has it had it from the server
-            if !receipt.source.is_group {
-                news.push(Receipt { whatsapp_id: id.clone(), status, at });
-                continue;
-            }
-            let source = &receipt.source;
-            let names: Vec<&str> = [Some(&source.sender), source.sender_alt.as_ref()]
-                .into_iter()
-                .flatten()
-                .map(|jid| jid.user.as_str())
-                .collect();
-            match of_member(&shared.state, id, &names, status, at).await {
-                Ok(all) => news.extend(all),
-                Err(error) => tracing::debug!(%error, "a group's receipt couldn't be noted"),
-            }
-        }
-        shared.postbox.put(news);
-    }
-
-    /// Somebody has written to us.
-    async fn wrote(&self, sender: &Jid, other: Option<&Jid>) {
-        let known = [Some(sender), other].into_iter().flatten().find(|jid| jid.is_pn()).map(|jid| jid.user.to_string());
-        let number = match known {
-            Some(number) => number,
-            None => match self.client.get_lid_pn_entry(sender).await {
-                Ok(Some(entry)) => entry.phone_number.to_string(),
-                Ok(None) | Err(_) => return,
-            },
-        };
-        let noted = self.driver.shared.contacts.change(&number, |contact| {
-            let now = Time::now();
-            if contact.wrote_at.is_none_or(|at| now.since(at) > Duration::from_secs(3_600)) {
-                contact.wrote_at = Some(now);
-            }
-        });
-        if let Err(error) = noted.await {
-            tracing::debug!(%error, "that somebody wrote couldn't be noted");
         }
     }
 }

@@ -13,15 +13,18 @@ use whatsapp_rust::wacore_binary::JidExt;
 use whatsapp_rust::{Client, ErrorChainExt, Jid, SendError, SendOptions, UploadOptions};
 
 use super::contacts::Contacts;
+use super::inbox::{Inbox, News};
 use super::receipts::{Group, Postbox};
 use super::state::{Kind, State, StateError};
 use super::{content, refusal};
 use crate::bridge::lock;
+use crate::ids::SessionId;
 use crate::lifecycle::jitter;
-use crate::message::{Hold, MessageError, MessageType};
+use crate::message::{Hold, MAX_LIFE, MessageError, MessageType};
 use crate::ports::bridge::{Attempt, Link, Owner, SendRequest};
+use crate::ports::devices::DeviceRange;
 use crate::session::Pace;
-use crate::time::Time;
+use crate::time::{Time, millis};
 
 /// How much of the sender's patience everything before the message itself may take: looking the recipient up, uploading a file.
 const PREPARE_SHARE: f64 = 0.75;
@@ -30,6 +33,8 @@ const RESTRICTED_FIRST: Duration = Duration::from_secs(180);
 const RESTRICTED_MAX: Duration = Duration::from_secs(3_600);
 /// How long until an unacknowledged message makes for a new connection again.
 const SUSPECT_AGAIN: Duration = Duration::from_secs(60);
+/// How often old group receipts are removed.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 /// How long "typing" is shown: at first, and more for each character, but not longer than that.
 const TYPING_MIN: Duration = Duration::from_millis(600);
 const TYPING_MAX: Duration = Duration::from_secs(3);
@@ -40,6 +45,8 @@ pub(super) struct Shared {
     pub(super) state: Arc<State>,
     pub(super) contacts: Contacts,
     pub(super) postbox: Postbox,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) session: SessionId,
     pub(super) owner: Owner,
     pub(super) closing: CancellationToken,
     /// The driver has ended.
@@ -54,6 +61,8 @@ pub(super) struct Shared {
     /// The connection may be dead without looking so.
     pub(super) suspected: Notify,
     suspected_at: Mutex<Option<Instant>>,
+    /// When old group receipts were last removed.
+    swept: Mutex<Option<Instant>>,
 }
 
 /// What became of a message on its way.
@@ -72,6 +81,7 @@ struct Restricted {
 
 impl Shared {
     pub(super) fn new(
+        session: SessionId,
         state: Arc<State>,
         owner: Owner,
         closing: CancellationToken,
@@ -82,6 +92,8 @@ impl Shared {
             contacts: Contacts::new(Arc::clone(&state)),
             state,
             postbox: Postbox::default(),
+            inbox: Arc::default(),
+            session,
             owner,
             closing,
             closed: CancellationToken::new(),
@@ -93,6 +105,7 @@ impl Shared {
             restricted: Mutex::default(),
             suspected: Notify::new(),
             suspected_at: Mutex::default(),
+            swept: Mutex::default(),
         }
     }
 
@@ -174,7 +187,7 @@ impl Shared {
         match ack {
             Ok(Ack::Answer(None)) => {
                 if let Some(person) = person {
-                    self.sent_to(person).await;
+                    self.sent_to(person);
                 }
                 Attempt::Sent
             }
@@ -231,19 +244,19 @@ impl Shared {
         if !contact.is_known()
             && let Some(per_minute) = lock(&self.pace).first_contacts_per_minute
         {
-            let wait = self.contacts.wait(number, per_minute, now);
+            let wait = self.contacts.wait(per_minute, now);
             if !wait.is_zero() {
                 return Err(Attempt::Held(wait, Hold::Pacing));
             }
         }
-        let is_warm = contact.wrote_at.is_some();
+        let (is_warm, is_new) = (contact.wrote_at.is_some(), contact.sent_at.is_none());
         let canonical =
             if contact.is_fresh(Time::now()) { contact.number } else { self.look_up(client, number).await? };
         let Some(canonical) = canonical else {
             let detail = format!("{text} isn't on WhatsApp.");
             return Err(Attempt::Permanent(MessageError::new("not_on_whatsapp", detail, false)));
         };
-        Ok((Jid::pn(canonical.as_str()), Some(Person { number: number.to_owned(), is_warm })))
+        Ok((Jid::pn(canonical.as_str()), Some(Person { number: number.to_owned(), is_warm, is_new })))
     }
 
     /// Asks WhatsApp for a number: the one that it has for it, or none.
@@ -268,6 +281,7 @@ impl Shared {
 
     /// Notes who must have a message to a group until it counts as delivered.
     async fn note_members(&self, client: &Arc<Client>, group: &Jid, request: &SendRequest) -> Result<(), Attempt> {
+        self.sweep_group_receipts().await;
         let info = client.groups().query_info(group).await.map_err(|error| match error.server_rejection() {
             Some(rejection) if matches!(rejection.code, 401 | 403 | 404) => {
                 let detail = "This account isn't in the group, or there is no such group.";
@@ -284,6 +298,22 @@ impl Shared {
         let members = info.participants.iter().map(|jid| jid.user.clone()).filter(|user| !own.contains(user));
         let group = Group::new(members.map(|user| user.to_string()));
         self.state.set_json(Kind::GroupReceipts, whatsapp_id, &group).await.map_err(state_failed)
+    }
+
+    /// Forgets the group receipts of messages that are too old to matter: members who never read a message must not keep its
+    /// row for ever. Done with the first message to a group, and then at most once an hour.
+    async fn sweep_group_receipts(&self) {
+        {
+            let mut swept = lock(&self.swept);
+            if swept.is_some_and(|at| at.elapsed() < SWEEP_EVERY) {
+                return;
+            }
+            *swept = Some(Instant::now());
+        }
+        let old = Time(Time::now().0 - millis(MAX_LIFE));
+        if let Err(error) = self.state.clear(Kind::GroupReceipts, DeviceRange::Before(old)).await {
+            tracing::debug!(session = %self.session, %error, "old receipts couldn't be removed");
+        }
     }
 
     /// Shows that somebody types, as somebody would. That it can't be shown keeps no message back.
@@ -303,16 +333,14 @@ impl Shared {
         }
     }
 
-    /// Somebody has a message: they aren't new any more.
-    async fn sent_to(&self, person: Person) {
+    /// Somebody has a message: they aren't new any more. The store learns it later, as the sender must not wait for that.
+    fn sent_to(&self, person: Person) {
         if !person.is_warm {
             self.restrict(false);
         }
-        let noted = self.contacts.change(&person.number, |contact| {
-            contact.sent_at.get_or_insert_with(Time::now);
-        });
-        if let Err(error) = noted.await {
-            tracing::debug!(%error, "that a message was sent to a number couldn't be noted");
+        if person.is_new {
+            self.contacts.sent(&person.number);
+            self.inbox.put(News::SentTo(person.number));
         }
     }
 }
@@ -331,6 +359,8 @@ struct Person {
     number: String,
     /// They have written to us before.
     is_warm: bool,
+    /// Nothing was sent to them before, as far as is known.
+    is_new: bool,
 }
 
 /// A wait for an acknowledgement, forgotten when it is over.
@@ -408,7 +438,7 @@ impl Link for WhatsappLink {
         self.0.send(message).await
     }
 
-    async fn set_pace(&self, pace: Pace) {
+    fn set_pace(&self, pace: Pace) {
         *lock(&self.0.pace) = pace;
     }
 

@@ -2,12 +2,13 @@
 //!
 //! The protocol is the crate `whatsapp-rust`'s. Ours is what it leaves to its user: where the device's state lives
 //! ([`state`], sealed by the [`Vault`]), when it may be used ([`net`]), what its life looks like from outside ([`driver`]), what
-//! counts as sent ([`link`]), and how one behaves towards other people ([`contacts`]).
+//! counts as sent ([`link`]), what is heard of other people ([`inbox`]), and how one behaves towards them ([`contacts`]).
 
 mod backend;
 mod contacts;
 mod content;
 mod driver;
+mod inbox;
 mod link;
 mod net;
 mod receipts;
@@ -22,12 +23,13 @@ use async_trait::async_trait;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use self::driver::Driver;
+use self::driver::{Driver, End};
 use self::link::{Shared, WhatsappLink};
 use self::net::Net;
 use self::state::State;
 use super::lock;
 use crate::ids::SessionId;
+use crate::lifecycle::caught;
 use crate::ports::bridge::{Bridge, BridgeEvent, Link, LinkRequest};
 use crate::ports::store::Store;
 use crate::proxy::Proxy;
@@ -85,8 +87,9 @@ impl Bridge for Whatsapp {
         let (session, owner) = (request.session, request.owner.clone());
         let state = State::new(Arc::clone(&self.store), Arc::clone(&self.vault), session, owner.clone());
         let closing = CancellationToken::new();
-        let shared =
-            Arc::new(Shared::new(Arc::new(state), owner, closing.clone(), Arc::clone(&self.uploads), request.pace));
+        let uploads = Arc::clone(&self.uploads);
+        let shared = Shared::new(session, Arc::new(state), owner, closing.clone(), uploads, request.pace);
+        let shared = Arc::new(shared);
         let device = self.device(session);
         let proxy = request.proxy.as_ref().and_then(|sealed| Proxy::open(&self.vault, session, sealed).ok());
         let driver =
@@ -99,9 +102,13 @@ impl Bridge for Whatsapp {
             // have receipts in hand that nobody has taken.
             let ended = closing.child_token();
             let drive = async {
-                let end = driver.run().await;
-                ended.cancel();
-                end
+                let _ended = ended.clone().drop_guard();
+                // After a panic the receipts are kept all the same. The worker opens the session again.
+                caught(driver.run()).await.unwrap_or_else(|panic| {
+                    tracing::error!(%session, "the session's driver crashed: {panic}");
+                    metrics::counter!("sanasr_crashes_total", "part" => "WhatsApp session").increment(1);
+                    End::Closed
+                })
             };
             let (end, ()) = tokio::join!(drive, shared.postbox.deliver(events, ended.clone()));
             // Whoever logged out has nothing left to keep, and whose state can't be written has lost it to another worker.

@@ -22,6 +22,7 @@ use wacore::net::{
 use whatsapp_rust::anyhow::{Context, Result, anyhow};
 use whatsapp_rust::{async_channel, transport};
 
+use super::inbox::Inbox;
 use crate::bridge::lock;
 use crate::ports::bridge::Owner;
 use crate::proxy::Proxy;
@@ -99,16 +100,23 @@ pub(super) struct Way {
     proxy: Option<Proxy>,
     owner: Owner,
     trouble: Trouble,
+    inbox: Arc<Inbox>,
 }
 
 impl Way {
-    /// The way of a session; its troubles are told there.
+    /// The way of a session; its troubles are told there. While the inbox is full, nothing is read.
     ///
     /// # Errors
     /// If no HTTP client can be made for the proxy.
-    pub(super) fn new(net: Arc<Net>, proxy: Option<Proxy>, owner: Owner, trouble: Trouble) -> Result<Self, String> {
+    pub(super) fn new(
+        net: Arc<Net>,
+        proxy: Option<Proxy>,
+        owner: Owner,
+        trouble: Trouble,
+        inbox: Arc<Inbox>,
+    ) -> Result<Self, String> {
         let http = net.http_by(proxy.as_ref())?;
-        Ok(Self { net, http, proxy, owner, trouble })
+        Ok(Self { net, http, proxy, owner, trouble, inbox })
     }
 
     /// A connection to WhatsApp's host, by the session's proxy if it has one.
@@ -169,6 +177,7 @@ impl TransportFactory for Way {
         match self.dial().await {
             Ok((inner, events)) => {
                 self.trouble.set(None);
+                let events = while_there_is_room(events, Arc::clone(&self.inbox));
                 Ok((Arc::new(Gate { inner, owner: self.owner.clone() }), events))
             }
             Err(error) => {
@@ -183,6 +192,34 @@ impl TransportFactory for Way {
             }
         }
     }
+}
+
+/// Passes on what comes over a socket, but nothing while the inbox is full: then the socket isn't read, and WhatsApp's server has
+/// to wait. The task ends with either of its ends.
+fn while_there_is_room(
+    events: async_channel::Receiver<TransportEvent>,
+    inbox: Arc<Inbox>,
+) -> async_channel::Receiver<TransportEvent> {
+    let (sender, passed) = async_channel::bounded(1);
+    tokio::spawn(async move {
+        let pass = async {
+            while let Ok(event) = events.recv().await {
+                if matches!(event, TransportEvent::DataReceived(_)) {
+                    inbox.has_room().await;
+                }
+                if sender.send(event).await.is_err() {
+                    break;
+                }
+                // The client handles what it reads in tasks of their own: they get their turn before the next look at the room.
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = pass => {}
+            () = sender.closed() => {}
+        }
+    });
+    passed
 }
 
 /// The session's proxy is the trouble.

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use super::World;
 use super::rig::{LONG, Rig, bury, eventually, new_user, new_worker, report, take_all, want};
 use crate::ids::{SessionId, WorkerId};
+use crate::link_code::LinkCode;
 use crate::ports::store::*;
 use crate::session::{BridgeKind, DEFAULT_SESSION, Pace, Session, SessionStatus};
 
@@ -278,7 +279,7 @@ pub async fn reports_are_shown(world: &dyn World) {
     let session = shown().await;
     assert_eq!(
         (session.status, session.qr_code, session.qr_expires_at),
-        (SessionStatus::WaitingForScan, Some(qr.0), Some(qr.1))
+        (SessionStatus::WaitingForScan, Some(LinkCode::Sealed(qr.0)), Some(qr.1))
     );
     assert_eq!((session.phone_number, session.connected_at), (None, None));
 

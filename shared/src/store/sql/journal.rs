@@ -46,16 +46,13 @@ struct EventRow {
     status: i16,
 }
 
-impl TryFrom<EventRow> for Event {
-    type Error = StoreError;
-
-    fn try_from(row: EventRow) -> Result<Self> {
-        let unknown = || corrupt("events.status", row.n, row.status);
+impl From<EventRow> for Event {
+    fn from(row: EventRow) -> Self {
         let change = match row.message_id {
-            Some(message) => Change::Message(message, Status::from_code(row.status).ok_or_else(unknown)?),
-            None => Change::Session(row.session_id, SessionStatus::from_code(row.status).ok_or_else(unknown)?),
+            Some(message) => Status::from_code(row.status).map(|status| Change::Message(message, status)),
+            None => SessionStatus::from_code(row.status).map(|status| Change::Session(row.session_id, status)),
         };
-        Ok(Self { n: row.n, at: row.at, user: row.user_id, change })
+        Self { n: row.n, at: row.at, user: row.user_id, change: change.unwrap_or(Change::Unknown) }
     }
 }
 
@@ -85,7 +82,7 @@ pub(crate) async fn events_after(conn: &mut Connection, scope: Scope, n: i64, li
         .fetch_all(conn)
         .await
         .map_err(failed)?;
-    rows.into_iter().map(Event::try_from).collect()
+    Ok(rows.into_iter().map(Event::from).collect())
 }
 
 /// The events of these numbers that are there.
@@ -95,7 +92,7 @@ pub(crate) async fn events_numbered(conn: &mut Connection, numbers: &[i64]) -> R
         .fetch_all(conn)
         .await
         .map_err(failed)?;
-    rows.into_iter().map(Event::try_from).collect()
+    Ok(rows.into_iter().map(Event::from).collect())
 }
 
 /// Those of these keys that open something.

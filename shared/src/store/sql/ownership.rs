@@ -92,7 +92,14 @@ macro_rules! select_owned {
 pub(crate) async fn owned(conn: &mut Connection, worker: WorkerId) -> Result<Vec<OwnedSession>> {
     let rows: Vec<OwnedSessionRow> =
         sqlx::query_as(select_owned!("")).bind(worker).fetch_all(conn).await.map_err(failed)?;
-    rows.into_iter().map(OwnedSession::try_from).collect()
+    Ok(readable(rows))
+}
+
+/// The sessions whose rows can be read. One that can't be is driven by nobody; it must not keep the others' owner from renewing.
+fn readable(rows: Vec<OwnedSessionRow>) -> Vec<OwnedSession> {
+    let read = rows.into_iter().map(OwnedSession::try_from);
+    read.filter_map(|session| session.inspect_err(|error| tracing::error!(%error, "a session can't be driven")).ok())
+        .collect()
 }
 
 /// Takes free sessions that need an owner, the oldest first.
@@ -120,7 +127,7 @@ pub(crate) async fn take(conn: &mut Connection, worker: WorkerId, count: usize) 
         .fetch_all(conn)
         .await
         .map_err(failed)?;
-    rows.into_iter().map(OwnedSession::try_from).collect()
+    Ok(readable(rows))
 }
 
 /// What a session becomes when its owner is gone.

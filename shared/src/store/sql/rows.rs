@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use crate::ids::{MessageId, SessionId, UserId};
+use crate::link_code::LinkCode;
 use crate::message::{BlockedBy, Content, Message, MessageError, MessageType, Status};
 use crate::ports::store::{OwnedSession, StoreError};
 use crate::recipient::Recipient;
@@ -176,7 +177,7 @@ impl TryFrom<SessionRow> for Session {
             blocked_reason: row.blocked_reason,
             blocked_until: row.blocked_until,
             phone_number: row.phone_number,
-            qr_code: row.qr_code,
+            qr_code: row.qr_code.map(LinkCode::Sealed),
             qr_expires_at: row.qr_expires_at,
             connected_at: row.connected_at,
             last_active_at: row.last_active_at,
