@@ -5,6 +5,7 @@
 mod admin;
 mod bench;
 mod data_dir;
+mod descriptors;
 mod env_file;
 mod env_template;
 mod first_run;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
-use sanasr_api::OpsParts;
+use sanasr_api::{Bounds, OpsParts};
 use sanasr_shared::bridge::simulator::Simulator;
 use sanasr_shared::bridge::whatsapp::Whatsapp;
 use sanasr_shared::lifecycle::{Watchdog, stop_on_signals, wait_for};
@@ -35,7 +35,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{AllArgs, ApiArgs, MigrateArgs, WorkerArgs, data_dir, env_file, first_run};
+use crate::{AllArgs, ApiArgs, MigrateArgs, WorkerArgs, data_dir, descriptors, env_file, first_run};
 
 /// The address of the API, unless another is set.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -216,10 +216,11 @@ pub(crate) async fn open_for_administration(settings: &StoreSettings) -> anyhow:
     }
 }
 
-/// Starts the logs as set.
+/// Starts the logs as set, and has as many file descriptors as the process may have.
 pub(crate) fn start_logs(settings: &LogSettings) -> anyhow::Result<()> {
     telemetry::init_logs(settings).map_err(anyhow::Error::msg)?;
     env_file::tell();
+    descriptors::raise();
     Ok(())
 }
 
@@ -359,7 +360,10 @@ async fn serve_api(
     if let Ok(address) = listener.local_addr() {
         tracing::info!("listening on http://{address}");
     }
-    let limit = settings.http.connection_limit;
+    let bounds = Bounds {
+        connections: descriptors::connections(settings.http.connection_limit),
+        trusted: settings.http.trusted_proxies.clone(),
+    };
     let router = sanasr_api::router(sanasr_api::Parts {
         store: ports.store,
         queue: ports.queue,
@@ -373,8 +377,9 @@ async fn serve_api(
         metrics: metrics.render(),
         // A row of its own beside the worker's two.
         shard: ports.shard.wrapping_add(2),
+        watchdog: ports.watchdog,
     });
-    sanasr_api::serve(listener, router, limit, stop, API_DRAIN).await;
+    sanasr_api::serve(listener, router, bounds, stop, API_DRAIN).await;
 }
 
 /// Connections that health checks and metrics may hold.
@@ -399,7 +404,8 @@ async fn serve_ops(
         metrics_allow,
         trusted_proxies: metrics.http.trusted_proxies.clone(),
     });
-    sanasr_api::serve(listener, router, OPS_CONNECTIONS, stop, API_DRAIN).await;
+    let bounds = Bounds { connections: OPS_CONNECTIONS, trusted: Vec::new() };
+    sanasr_api::serve(listener, router, bounds, stop, API_DRAIN).await;
 }
 
 /// What is counted, and the listener of its own if one is set.

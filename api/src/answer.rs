@@ -4,10 +4,14 @@ use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Serialize;
+use tower_http::compression::Predicate;
 use utoipa::ToSchema;
 
+use crate::body::kib;
 use crate::problem::Problem;
+use crate::room::Place;
 
 /// `{"success": true, "data": …}` with a status.
 pub(crate) struct Data<T>(pub(crate) StatusCode, pub(crate) T);
@@ -28,6 +32,8 @@ pub(crate) struct Listed<T> {
     /// The cursor of the next page.
     pub(crate) next: Option<String>,
     pub(crate) limit: u32,
+    /// What it takes in memory, until the client has it.
+    pub(crate) room: Place,
 }
 
 /// What a success says.
@@ -71,19 +77,63 @@ impl<T: Serialize> IntoResponse for Data<T> {
 impl<T: Serialize> IntoResponse for Listed<T> {
     fn into_response(self) -> Response {
         let pagination = Pagination { next: self.next, limit: self.limit };
-        json(StatusCode::OK, &Page { success: true, data: self.items, pagination })
+        let text = match text(&Page { success: true, data: self.items, pagination }) {
+            Ok(text) => text,
+            Err(problem) => return problem.into_response(),
+        };
+        let mut room = self.room;
+        room.shrink(kib(text.len()));
+        let mut response = Response::new(Body::from(Bytes::from_owner(Counted { text, _room: room })));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.extensions_mut().insert(Compressible);
+        response
+    }
+}
+
+/// A page's text with its room: as long as the one is in memory, the other is taken.
+struct Counted {
+    text: Vec<u8>,
+    _room: Place,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+/// Marks an answer, in its extensions, that is compressed for clients who want that: a page. Others are too small to gain, or
+/// go out bit by bit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Compressible;
+
+/// Bytes from which on compressing gains more than it costs.
+const COMPRESSED_BYTES_MIN: u64 = 1 << 10;
+
+impl Predicate for Compressible {
+    fn should_compress<B: hyper::body::Body>(&self, response: &Response<B>) -> bool {
+        let marked = response.extensions().get::<Self>().is_some();
+        marked && response.body().size_hint().exact().is_none_or(|size| size >= COMPRESSED_BYTES_MIN)
     }
 }
 
 /// An answer in JSON.
 pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response {
-    // Room for an ordinary message.
-    let mut body = Vec::with_capacity(1024);
-    if let Err(error) = serde_json::to_writer(&mut body, document) {
-        return Problem::internal(format!("an answer can't be written: {error}")).into_response();
-    }
+    let body = match text(document) {
+        Ok(body) => body,
+        Err(problem) => return problem.into_response(),
+    };
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+fn text(document: &impl Serialize) -> Result<Vec<u8>, Problem> {
+    // Room for an ordinary message.
+    let mut text = Vec::with_capacity(1024);
+    match serde_json::to_writer(&mut text, document) {
+        Ok(()) => Ok(text),
+        Err(error) => Err(Problem::internal(format!("an answer can't be written: {error}"))),
+    }
 }

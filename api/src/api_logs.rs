@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use sanasr_shared::lifecycle::Watchdog;
 use sanasr_shared::ports::journal::ApiLog;
 use sanasr_shared::ports::store::{Store, StoreError};
 use tokio::sync::Notify;
@@ -29,20 +30,23 @@ pub(crate) struct ApiLogs {
 
 impl ApiLogs {
     /// Begins to log; what is logged is written until `life` ends.
-    pub(crate) fn start(store: Arc<dyn Store>, life: CancellationToken) -> Arc<Self> {
+    pub(crate) fn start(store: Arc<dyn Store>, watchdog: &Watchdog, life: CancellationToken) -> Arc<Self> {
         let logs = Arc::new(Self {
             store,
             waiting: Mutex::default(),
             full: Notify::new(),
             writing: tokio::sync::Mutex::default(),
         });
-        let writer = Arc::clone(&logs);
+        let (writer, watchdog) = (Arc::clone(&logs), watchdog.clone());
         tokio::spawn(async move {
-            let pause = || tokio::time::timeout(INTERVAL, writer.full.notified());
-            while life.run_until_cancelled(pause()).await.is_some() {
+            let write = async |_| {
+                let pause = || tokio::time::timeout(INTERVAL, writer.full.notified());
+                while life.run_until_cancelled(pause()).await.is_some() {
+                    writer.flush().await;
+                }
                 writer.flush().await;
-            }
-            writer.flush().await;
+            };
+            watchdog.keep("the API log", write).await;
         });
         logs
     }
@@ -137,7 +141,7 @@ mod tests {
         let store = Arc::new(FakeStore::default());
         let ended = CancellationToken::new();
         ended.cancel();
-        let logs = ApiLogs::start(Arc::clone(&store) as Arc<dyn Store>, ended);
+        let logs = ApiLogs::start(Arc::clone(&store) as Arc<dyn Store>, &Watchdog::default(), ended);
         store.away.store(true, Ordering::Relaxed);
         (0..BATCH).for_each(|n| logs.add(line(n)));
         logs.flush().await;

@@ -1,7 +1,6 @@
-//! JSON bodies, within bounds: of size, of time, and of memory over all requests.
+//! JSON bodies, within bounds: of size, of rate, and of memory for each user and over all.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,45 +9,57 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT}
 use axum::http::{HeaderMap, HeaderValue};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
+use sanasr_shared::settings::HttpSettings;
 use serde_json::{Map, Value};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::fields::{FieldErrors, Fields};
 use crate::json::{self, Fault, Listed};
+use crate::pace::{Cut, Paced};
 use crate::problem::Problem;
+use crate::room::{Place, Room};
 use crate::state::App;
-use crate::trail;
+use crate::trail::{self, Trail};
+use crate::work::while_here;
 
-/// How long a body may take to arrive.
-const ARRIVAL: Duration = Duration::from_secs(30);
-/// Bodies up to this size need no place in the room for large ones.
-const SMALL_BYTES: usize = 64 << 10;
-/// Memory for large bodies, over all requests, in KiB.
-const ROOM_KIB: usize = 256 << 10;
+/// Bytes of a body that needs no room: an ordinary message. The limit of connections bounds these.
+const SMALL_BYTES: usize = 16 << 10;
+/// Users whose shares fill the memory for bodies and pages.
+const SHARES: usize = 8;
+/// How long a request waits for room.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a body may take to arrive, however large it is.
+const ARRIVAL: Duration = Duration::from_secs(300);
 /// How much of a body that is too large is read and thrown away, so that its sender, who writes before it reads, sees the
 /// answer; and for how long.
 const LINGER_BYTES: usize = 64 << 20;
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Memory for large bodies: who finds none waits.
-pub(crate) struct BodyRoom(Arc<Semaphore>);
+/// Memory for bodies and pages, in KiB: for each user a share, in which the largest body has room.
+pub(crate) fn room(settings: &HttpSettings) -> Room {
+    let largest = settings.body_limit.max(settings.batch_body_limit);
+    // One user's largest body is never all that there is.
+    let all = settings.body_memory.max(2 * largest);
+    Room::new(kib(all), kib((all / SHARES).max(largest)), PATIENCE)
+}
 
-impl BodyRoom {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(ROOM_KIB)))
-    }
+/// Bytes in the units of the room.
+pub(crate) const fn kib(bytes: usize) -> usize {
+    bytes.div_ceil(1 << 10)
 }
 
 /// The body of an ordinary request: an object. An absent body is an empty one.
 pub(crate) struct JsonBody(pub(crate) Map<String, Value>);
 
-/// The body of a batch, which may be larger; it keeps its place in the room for large bodies.
+/// The body of a request that may come without credentials: a small object.
+pub(crate) struct SmallBody(pub(crate) Map<String, Value>);
+
+/// The body of a batch, which may be larger.
 pub(crate) struct BatchBody {
     pub(crate) map: Map<String, Value>,
     /// The items of `messages` that can't be read.
     pub(crate) faults: BTreeMap<u32, Fault>,
-    pub(crate) room: Option<OwnedSemaphorePermit>,
+    /// Held for as long as anything of the body is in memory.
+    pub(crate) room: Option<Place>,
 }
 
 /// A body that may be absent, and has no fields if it isn't.
@@ -58,7 +69,20 @@ impl FromRequest<App> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        Ok(Self(read(app, request, app.http.body_limit, object).await?.map))
+        let trail = trail::of(request.extensions())?;
+        let BatchBody { map, room, .. } = read(app, request, app.http.body_limit, object).await?;
+        if let Some(room) = room {
+            trail.hold(room);
+        }
+        Ok(Self(map))
+    }
+}
+
+impl FromRequest<App> for SmallBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        Ok(Self(read(app, request, SMALL_BYTES.min(app.http.body_limit), object).await?.map))
     }
 }
 
@@ -101,32 +125,35 @@ async fn read(app: &App, request: Request, limit: usize, parse: Parse) -> Result
 }
 
 async fn arrive(app: &App, request: Request, limit: usize, parse: Parse) -> Result<BatchBody, Problem> {
-    let (parts, mut body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut body = Paced::new(body);
     if body.is_end_stream() {
         return Ok(BatchBody { map: Map::new(), faults: BTreeMap::new(), room: None });
     }
     let typed = check_type(&parts.headers)?;
     let announced = announced(&parts.headers);
     if announced.is_some_and(|length| length > limit) {
-        // Who asked before sending needs no lingering: it won't send.
+        // With `Expect: 100-continue` the client won't send the body.
         if !parts.headers.contains_key(EXPECT) {
-            linger(&mut body).await;
+            linger(&mut body.into_inner()).await;
         }
         return Err(Problem::payload_too_large(limit));
     }
-    let arrival = async {
-        let room = room_for(app, announced.unwrap_or(limit)).await;
-        collect(&mut body, limit).await.map(|bytes| (bytes, room))
-    };
-    let (bytes, room) = match tokio::time::timeout(ARRIVAL, arrival).await {
-        Err(_) => return Err(Problem::malformed("The body didn't arrive in time.")),
-        Ok(Err(Unread::Broken)) => return Err(Problem::malformed("The body broke off.")),
-        Ok(Err(Unread::TooLarge)) => {
-            linger(&mut body).await;
+    let mut room = room_for(app, &*trail::of(&parts.extensions)?, announced.unwrap_or(limit)).await?;
+    let collected = tokio::time::timeout(ARRIVAL, collect(&mut body, limit));
+    let bytes = match collected.await.unwrap_or(Err(Unread::Slow)) {
+        Ok(bytes) => bytes,
+        Err(Unread::Slow) => return Err(Problem::body_too_slow()),
+        Err(Unread::Broken) => return Err(Problem::malformed("The body broke off.")),
+        Err(Unread::TooLarge) => {
+            linger(&mut body.into_inner()).await;
             return Err(Problem::payload_too_large(limit));
         }
-        Ok(Ok(arrived)) => arrived,
     };
+    match &mut room {
+        Some(room) if bytes.len() > SMALL_BYTES => room.shrink(kib(bytes.len())),
+        _ => room = None,
+    }
     if bytes.is_empty() {
         return Ok(BatchBody { map: Map::new(), faults: BTreeMap::new(), room: None });
     }
@@ -173,24 +200,31 @@ fn announced(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn room_for(app: &App, bytes: usize) -> Option<OwnedSemaphorePermit> {
+/// Room for a body, from its sender's share; `None` if it needs none.
+async fn room_for(app: &App, trail: &Trail, bytes: usize) -> Result<Option<Place>, Problem> {
     if bytes <= SMALL_BYTES {
-        return None;
+        return Ok(None);
     }
-    let kib = u32::try_from((bytes >> 10).clamp(1, ROOM_KIB)).unwrap_or(1);
-    Arc::clone(&app.bodies.0).acquire_many_owned(kib).await.ok()
+    // Larger ones are read only of senders who are known.
+    let asker = trail.asker().ok_or_else(|| Problem::internal("a large body came before its credentials"))?;
+    let taken = while_here(app.bodies.take(asker.user, kib(bytes))).await;
+    Ok(Some(taken.ok_or_else(|| Problem::malformed("The body broke off."))??))
 }
 
 enum Unread {
     Broken,
+    Slow,
     TooLarge,
 }
 
-async fn collect(body: &mut Body, limit: usize) -> Result<Bytes, Unread> {
+async fn collect(body: &mut Paced, limit: usize) -> Result<Bytes, Unread> {
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+    while let Some(data) = body.next().await {
+        let data = data.map_err(|cut| match cut {
+            Cut::Off => Unread::Broken,
+            Cut::Slow => Unread::Slow,
+        })?;
         if first.len() + all.len() + data.len() > limit {
             return Err(Unread::TooLarge);
         }

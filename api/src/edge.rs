@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
@@ -33,13 +33,17 @@ use crate::api_logs::ApiLogs;
 use crate::auth::Asker;
 use crate::auth::watch::Watch;
 use crate::problem::{Code, Problem};
-use crate::serve::Hangup;
+use crate::serve::{Hangup, Reserved};
 use crate::state::App;
 use crate::trail::Trail;
+use crate::work::Work;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of a caller's own request id, at most.
 const REQUEST_ID_MAX: usize = 128;
+
+/// How long the process waits for what is carried out without a client, when it stops.
+const CARRIED_OUT: Duration = Duration::from_millis(500);
 
 /// What the server tells its router, in a request's extensions, where nothing from outside comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +92,8 @@ async fn live_on(app: Option<App>, news: Lifecycle) -> Result<Response, Infallib
         match news {
             Lifecycle::Stopping => app.stopping.cancel(),
             Lifecycle::Drained => {
+                // What the clients no longer wait for, too.
+                let _ = tokio::time::timeout(CARRIED_OUT, app.work.done()).await;
                 app.requests.flush().await;
                 app.keys_used.flush().await;
                 if let Some(logs) = &app.api_logs {
@@ -151,17 +157,30 @@ pub(crate) struct Edge {
     pub(crate) api_logs: Option<Arc<ApiLogs>>,
     /// `None` where nobody has credentials.
     pub(crate) watch: Option<Arc<Watch>>,
+    pub(crate) work: Work,
+}
+
+/// Whether a request of this method changes nothing, so that it may end wherever it is when its client leaves.
+fn only_reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// Wraps every route.
 pub(crate) async fn edge(
-    State(Edge { proxies, api_logs, watch }): State<Edge>,
+    State(Edge { proxies, api_logs, watch, work }): State<Edge>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let (started, came_at) = (Instant::now(), Time::now());
     let id = RequestId::of(request.headers());
     let trail = Arc::new(Trail::new(request.extensions(), request.headers(), &proxies));
+    if request.extensions().get::<Reserved>().is_some() && !is_health(request.uri().path()) {
+        let problem = Problem::overloaded("Too many connections are open. Use those that you have, or try again soon.");
+        let mut response = problem.render(id.as_str());
+        finish_headers(response.headers_mut(), &id, &trail);
+        count(request.method(), None, response.status());
+        return response;
+    }
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(Arc::clone(&trail));
     let method = request.method().clone();
@@ -170,8 +189,15 @@ pub(crate) async fn edge(
     let hangup = request.extensions().get::<Hangup>().cloned().unwrap_or_default();
     let span = tracing::debug_span!("request", request_id = id.as_str(), %method, path = uri.path());
 
-    let answered = AssertUnwindSafe(next.run(request).instrument(span.clone())).catch_unwind().await;
-    let mut response = answered.unwrap_or_else(|_| Problem::internal("a handler panicked").into_response());
+    let handled = next.run(request).instrument(span.clone());
+    let answered = if only_reads(&method) {
+        AssertUnwindSafe(handled).catch_unwind().await.ok()
+    } else if let Some(leave) = work.leave() {
+        leave.carry_out(handled).await
+    } else {
+        Some(Problem::overloaded("Too many requests are under way. Try again soon.").into_response())
+    };
+    let mut response = answered.unwrap_or_else(|| Problem::internal("a handler panicked").into_response());
 
     let problem = response.extensions_mut().remove::<Problem>();
     if let Some(problem) = &problem {
@@ -203,6 +229,11 @@ pub(crate) async fn edge(
         log_failure(&problem, &id, &method, &uri);
     }
     response
+}
+
+/// What is answered even when connections have run short.
+fn is_health(path: &str) -> bool {
+    path.starts_with("/health/")
 }
 
 fn finish_headers(headers: &mut HeaderMap, id: &RequestId, trail: &Trail) {

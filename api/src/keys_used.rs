@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sanasr_shared::ids::ApiKeyId;
+use sanasr_shared::lifecycle::Watchdog;
 use sanasr_shared::ports::store::Store;
 use sanasr_shared::time::Time;
 use tokio_util::sync::CancellationToken;
@@ -22,13 +23,16 @@ pub(crate) struct KeysUsed {
 
 impl KeysUsed {
     /// Begins to note; what is noted is written until `life` ends.
-    pub(crate) fn start(store: Arc<dyn Store>, life: CancellationToken) -> Arc<Self> {
+    pub(crate) fn start(store: Arc<dyn Store>, watchdog: &Watchdog, life: CancellationToken) -> Arc<Self> {
         let used = Arc::new(Self { store, times: Mutex::default() });
-        let writer = Arc::clone(&used);
+        let (writer, watchdog) = (Arc::clone(&used), watchdog.clone());
         tokio::spawn(async move {
-            while life.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
-                writer.flush().await;
-            }
+            let write = async |_| {
+                while life.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+                    writer.flush().await;
+                }
+            };
+            watchdog.keep("noting the use of keys", write).await;
         });
         used
     }

@@ -13,6 +13,7 @@ mod api_logs;
 mod auth;
 mod backlog;
 mod body;
+mod connections;
 mod cursor;
 mod edge;
 mod events;
@@ -27,11 +28,14 @@ mod media;
 mod messages;
 mod multipart;
 mod operations;
+mod pace;
 mod problem;
 mod query;
+mod reads;
 mod reference;
 mod remembered;
 mod requests;
+mod room;
 mod serve;
 mod sessions;
 mod state;
@@ -40,6 +44,8 @@ mod tests;
 mod trail;
 mod usage;
 mod users;
+mod wire;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,19 +55,25 @@ use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
 use ipnet::IpNet;
+use sanasr_shared::lifecycle::Watchdog;
 use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::Store;
 use sanasr_shared::secret::SecretKey;
 use sanasr_shared::settings::{AcceptSettings, HttpSettings, MediaSettings, TokenSettings};
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
 
+use crate::answer::Compressible;
+pub use crate::connections::Bounds;
 use crate::edge::{Edge, Entry};
 use crate::health::{Health, Metrics};
 use crate::problem::Problem;
 pub use crate::serve::serve;
 use crate::state::App;
+use crate::work::Work;
 
 /// Renders the metrics in Prometheus's text format.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -90,6 +102,8 @@ pub struct Parts {
     pub metrics: RenderMetrics,
     /// This process's shard of the usage stats.
     pub shard: i64,
+    /// The owner of long-lived tasks.
+    pub watchdog: Watchdog,
 }
 
 /// What health and metrics are made of.
@@ -134,6 +148,7 @@ pub fn router(parts: Parts) -> Router {
         proxies: app.http.trusted_proxies.as_slice().into(),
         api_logs: app.api_logs.as_ref().map(Arc::clone),
         watch: Some(Arc::clone(&app.watch)),
+        work: app.work.clone(),
     };
     let cors = cors(&app.http.cors_origins);
     finish(routes, Some(app), edge, cors)
@@ -143,7 +158,7 @@ pub fn router(parts: Parts) -> Router {
 pub fn ops_router(parts: OpsParts) -> Router {
     let health = Health::new(parts.store, parts.queue, parts.signals);
     let metrics = Metrics { render: parts.metrics, allow: parts.metrics_allow };
-    let edge = Edge { proxies: parts.trusted_proxies.into(), api_logs: None, watch: None };
+    let edge = Edge { proxies: parts.trusted_proxies.into(), api_logs: None, watch: None, work: Work::new() };
     finish(health::routes(health, Some(metrics)), None, edge, None)
 }
 
@@ -176,6 +191,7 @@ fn finish(routes: Router, app: Option<App>, edge: Edge, cors: Option<CorsLayer>)
         .method_not_allowed_fallback(move |request: Request| {
             edge::refuse(known.clone(), request, Problem::method_not_allowed())
         })
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(Compressible))
         .layer(from_fn_with_state(edge, edge::edge));
     let inner = match cors {
         Some(cors) => inner.layer(cors),

@@ -14,6 +14,7 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use sanasr_shared::ids::{ApiKeyId, UserId};
+use sanasr_shared::lifecycle::Watchdog;
 use sanasr_shared::settings::HttpSettings;
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +64,7 @@ pub(crate) struct Rate {
 pub(crate) type Refused = Duration;
 
 impl Limits {
-    pub(crate) fn start(settings: &HttpSettings, life: CancellationToken) -> Arc<Self> {
+    pub(crate) fn start(settings: &HttpSettings, watchdog: &Watchdog, life: CancellationToken) -> Arc<Self> {
         let quota = quota(settings.key_rate, settings.key_burst);
         let address_quota = self::quota(settings.address_rate, settings.address_burst);
         let limits = Arc::new(Self {
@@ -74,14 +75,17 @@ impl Limits {
             quota,
             address_quota,
         });
-        let cleaned = Arc::clone(&limits);
+        let (cleaned, watchdog) = (Arc::clone(&limits), watchdog.clone());
         tokio::spawn(async move {
-            while life.run_until_cancelled(tokio::time::sleep(CLEAN_EVERY)).await.is_some() {
-                cleaned.accounts.retain_recent();
-                cleaned.addresses.retain_recent();
-                let now = Instant::now();
-                cleaned.lock().retain(|_, until| *until > now);
-            }
+            let clean = async |_| {
+                while life.run_until_cancelled(tokio::time::sleep(CLEAN_EVERY)).await.is_some() {
+                    cleaned.accounts.retain_recent();
+                    cleaned.addresses.retain_recent();
+                    let now = Instant::now();
+                    cleaned.lock().retain(|_, until| *until > now);
+                }
+            };
+            watchdog.keep("forgetting who asked", clean).await;
         });
         limits
     }
@@ -179,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn each_account_has_its_own_limit() {
         let settings = HttpSettings { key_rate: 1, key_burst: 3, ..defaults() };
-        let limits = Limits::start(&settings, CancellationToken::new());
+        let limits = Limits::start(&settings, &Watchdog::default(), CancellationToken::new());
         let one = Account::Key(ApiKeyId(1));
         let remaining: Vec<_> = (0..3).map(|_| limits.ask(one).0.remaining).collect();
         assert_eq!(remaining, [2, 1, 0]);
@@ -197,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn a_network_of_ipv6_addresses_is_one() {
         let settings = HttpSettings { address_rate: 1, address_burst: 1, ..defaults() };
-        let limits = Limits::start(&settings, CancellationToken::new());
+        let limits = Limits::start(&settings, &Watchdog::default(), CancellationToken::new());
         let ask = |text: &str| limits.ask_unknown(text.parse().expect("an address")).is_ok();
         assert!(ask("2001:db8::1") && !ask("2001:db8::2") && ask("2001:db8:0:1::1"));
         assert!(ask("192.0.2.1") && !ask("::ffff:192.0.2.1") && ask("192.0.2.2"));
@@ -206,7 +210,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_past_its_limit_is_known_without_counting() {
         let settings = HttpSettings { address_rate: 1, address_burst: 3, ..defaults() };
-        let limits = Limits::start(&settings, CancellationToken::new());
+        let limits = Limits::start(&settings, &Watchdog::default(), CancellationToken::new());
         let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         for _ in 0..3 {
             assert!((0..10).all(|_| limits.may_ask_unknown(one).is_ok()), "asking whether it may doesn't count");

@@ -1,28 +1,27 @@
-//! Multipart bodies: a few small fields and one file, which is streamed to a temporary file. Bounds of size, of time, and of
+//! Multipart bodies: a few small fields and one file, which is streamed to a temporary file. Bounds of size, of rate, and of
 //! what lies in memory, whatever the sender does.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use bytes::Bytes;
 use futures_util::stream;
-use hyper::body::Body as _;
 use multer::Field;
 use sanasr_shared::media::{HEAD_BYTES, TempFile, name};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
 
 use crate::body::linger;
-use crate::problem::Problem;
+use crate::pace::{Cut, Paced};
+use crate::problem::{Code, Problem};
+use crate::room::Room;
 use crate::state::App;
 use crate::trail;
+use crate::work::while_here;
 
 /// Parts of a body, at most.
 const PARTS_MAX: usize = 20;
@@ -32,23 +31,18 @@ const FIELD_BYTES_MAX: usize = 64 << 10;
 const BESIDES_BYTES_MAX: u64 = 2 << 20;
 /// Bytes that the parser may hold without making anything of them, such as the headers of a part.
 const HELD_BYTES_MAX: usize = 64 << 10;
-/// How long a body may take to arrive, and how long nothing of it may arrive.
-const ARRIVAL: Duration = Duration::from_secs(300);
-const SILENCE: Duration = Duration::from_secs(30);
-/// Uploads at once in this process; more wait.
-const UPLOADS_MAX: usize = 256;
+/// Users whose shares fill the places for uploads.
+const SHARES: usize = 8;
+/// How long an upload waits for its place.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Characters of a media type that is believed.
 const MIME_TYPE_CHARS_MAX: usize = 127;
 /// The part that carries the file.
 const FILE: &str = "file";
 
-/// Room for uploads: who finds none waits.
-pub(crate) struct UploadRoom(Semaphore);
-
-impl UploadRoom {
-    pub(crate) fn new() -> Self {
-        Self(Semaphore::new(UPLOADS_MAX))
-    }
+/// Places for uploads, `all` of them, of which a user has a share.
+pub(crate) fn room(all: usize) -> Room {
+    Room::new(all, all.div_ceil(SHARES), PATIENCE)
 }
 
 /// A body that has been read.
@@ -87,32 +81,32 @@ impl Multipart {
     }
 
     async fn arrive(app: &App, request: Request) -> Result<Self, Problem> {
-        let (parts, mut body) = request.into_parts();
+        let (parts, body) = request.into_parts();
+        let mut body = Paced::new(body);
         let boundary = boundary(&parts.headers)?;
         let limit = app.media.media_limit;
         let announced = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let too_large = announced.is_some_and(|length| length > limit.saturating_add(BESIDES_BYTES_MAX));
-        // Who asked before sending needs no lingering: it won't send.
+        // With `Expect: 100-continue` the client won't send the body.
         if too_large && parts.headers.contains_key(EXPECT) {
             return Err(Problem::payload_too_large(usize::try_from(limit).unwrap_or(usize::MAX)));
         }
-        let read = async {
-            let _room = app.uploads.0.acquire().await;
-            if too_large {
-                return Err(Problem::payload_too_large(usize::try_from(limit).unwrap_or(usize::MAX)));
-            }
+        let asker = trail::of(&parts.extensions)?.asker();
+        let asker = asker.ok_or_else(|| Problem::internal("an upload came before its credentials"))?;
+        let place = while_here(app.uploads.take(asker.user, 1)).await;
+        let place = place.ok_or_else(|| Problem::malformed("The body broke off."))??;
+        let read = if too_large {
+            Err(Problem::payload_too_large(usize::try_from(limit).unwrap_or(usize::MAX)))
+        } else {
             read_parts(app, &mut body, boundary, limit).await
         };
-        let read = tokio::time::timeout(ARRIVAL, read).await.unwrap_or_else(|_| Err(late()));
-        if read.is_err() || !body.is_end_stream() {
-            linger(&mut body).await;
+        drop(place);
+        let is_slow = read.as_ref().is_err_and(|problem| problem.code() == Code::RequestTimeout);
+        if (read.is_err() || !body.is_end_stream()) && !is_slow {
+            linger(&mut body.into_inner()).await;
         }
         read
     }
-}
-
-fn late() -> Problem {
-    Problem::malformed("The body didn't arrive in time.")
 }
 
 fn boundary(headers: &HeaderMap) -> Result<String, Problem> {
@@ -127,12 +121,12 @@ fn boundary(headers: &HeaderMap) -> Result<String, Problem> {
     boundary.ok_or_else(|| Problem::malformed("The Content-Type names no boundary (of 1 to 70 characters)."))
 }
 
-async fn read_parts(app: &App, body: &mut Body, boundary: String, limit: u64) -> Result<Multipart, Problem> {
+async fn read_parts(app: &App, body: &mut Paced, boundary: String, limit: u64) -> Result<Multipart, Problem> {
     let held = AtomicUsize::new(0);
     let mut parts = multer::Multipart::new(chunks(body, &held, limit.saturating_add(BESIDES_BYTES_MAX)), boundary);
     let mut read = Multipart { fields: Map::new(), file: None };
     for _ in 0..=PARTS_MAX {
-        let next = tokio::time::timeout(SILENCE, parts.next_field()).await.map_err(|_| late())?;
+        let next = parts.next_field().await;
         let Some(part) = next.map_err(|error| unreadable(&error, limit))? else { return Ok(read) };
         held.store(0, Ordering::Relaxed);
         let mut part = Part { part, held: &held, limit };
@@ -154,7 +148,7 @@ async fn read_parts(app: &App, body: &mut Body, boundary: String, limit: u64) ->
 /// The body's data, one piece at a time: the parser takes all that it is given at once, so it is given no more. `held` counts
 /// what it has been given since it last made something of it.
 fn chunks<'b>(
-    body: &'b mut Body,
+    body: &'b mut Paced,
     held: &'b AtomicUsize,
     limit: u64,
 ) -> impl stream::Stream<Item = Result<Bytes, Broken>> + Send + 'b {
@@ -167,26 +161,26 @@ fn chunks<'b>(
         if held.load(Ordering::Relaxed) > HELD_BYTES_MAX {
             return Poll::Ready(Some(Err(Broken::Headers)));
         }
-        loop {
-            let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(context)) else { return Poll::Ready(None) };
-            let Ok(frame) = frame else { return Poll::Ready(Some(Err(Broken::Off))) };
-            let Ok(data) = frame.into_data() else { continue };
-            total += data.len() as u64;
-            if total > limit {
-                return Poll::Ready(Some(Err(Broken::TooLarge)));
-            }
-            held.fetch_add(data.len(), Ordering::Relaxed);
-            pause = true;
-            return Poll::Ready(Some(Ok(data)));
+        let data = match ready!(body.poll_next(context)) {
+            None => return Poll::Ready(None),
+            Some(Err(cut)) => return Poll::Ready(Some(Err(Broken::Cut(cut)))),
+            Some(Ok(data)) => data,
+        };
+        total += data.len() as u64;
+        if total > limit {
+            return Poll::Ready(Some(Err(Broken::TooLarge)));
         }
+        held.fetch_add(data.len(), Ordering::Relaxed);
+        pause = true;
+        Poll::Ready(Some(Ok(data)))
     })
 }
 
 /// Why a body's data end before their time.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 enum Broken {
-    #[error("the connection broke off")]
-    Off,
+    #[error(transparent)]
+    Cut(#[from] Cut),
     #[error("too large")]
     TooLarge,
     #[error("too much before a part begins")]
@@ -201,7 +195,8 @@ fn unreadable(error: &multer::Error, limit: u64) -> Problem {
     match (broken, error) {
         (Some(Broken::TooLarge), _) => Problem::payload_too_large(usize::try_from(limit).unwrap_or(usize::MAX)),
         (Some(Broken::Headers), _) => Problem::malformed("A part's headers are too long, or its boundary never comes."),
-        (Some(Broken::Off), _) => Problem::malformed("The body broke off."),
+        (Some(Broken::Cut(Cut::Off)), _) => Problem::malformed("The body broke off."),
+        (Some(Broken::Cut(Cut::Slow)), _) => Problem::body_too_slow(),
         (None, multer::Error::IncompleteStream | multer::Error::IncompleteFieldData { .. }) => {
             Problem::malformed("The body ends before its last boundary.")
         }
@@ -217,7 +212,7 @@ struct Part<'a, 'b> {
 
 impl Part<'_, '_> {
     async fn chunk(&mut self) -> Result<Option<Bytes>, Problem> {
-        let chunk = tokio::time::timeout(SILENCE, self.part.chunk()).await.map_err(|_| late())?;
+        let chunk = self.part.chunk().await;
         self.held.store(0, Ordering::Relaxed);
         chunk.map_err(|error| unreadable(&error, self.limit))
     }

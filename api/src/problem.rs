@@ -15,6 +15,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::fields::{FieldError, FieldErrors};
+use crate::room::Full;
 
 /// Seconds after which a request that found no room, or no database, may be tried again.
 const RETRY_AFTER_S: u64 = 2;
@@ -34,6 +35,7 @@ pub(crate) enum Code {
     NotFound,
     MethodNotAllowed,
     NotAcceptable,
+    RequestTimeout,
     UnsupportedMediaType,
     Conflict,
     PayloadTooLarge,
@@ -41,6 +43,7 @@ pub(crate) enum Code {
     IdempotencyKeyReused,
     QuotaExceeded,
     RateLimited,
+    HeadTooLarge,
     Overloaded,
     Unavailable,
     OutcomeUnknown,
@@ -49,13 +52,14 @@ pub(crate) enum Code {
 
 impl Code {
     /// Every code, by status.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::MalformedRequest,
         Self::Unauthenticated,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
+        Self::RequestTimeout,
         Self::Conflict,
         Self::PayloadTooLarge,
         Self::UnsupportedMediaType,
@@ -63,6 +67,7 @@ impl Code {
         Self::IdempotencyKeyReused,
         Self::QuotaExceeded,
         Self::RateLimited,
+        Self::HeadTooLarge,
         Self::Internal,
         Self::Overloaded,
         Self::Unavailable,
@@ -90,6 +95,10 @@ impl Code {
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
             Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not_acceptable", "Not acceptable"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout", "Request too slow"),
+            Self::HeadTooLarge => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "Request head too large")
+            }
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unsupported media type")
             }
@@ -218,6 +227,18 @@ impl Problem {
 
     pub(crate) fn payload_too_large(limit: usize) -> Self {
         Self::new(Code::PayloadTooLarge, format!("The body is larger than {limit} bytes."))
+    }
+
+    /// The body came more slowly than a body may.
+    pub(crate) fn body_too_slow() -> Self {
+        Self::new(Code::RequestTimeout, "The body came too slowly. Send it again, over a better connection.")
+    }
+
+    pub(crate) fn head_too_large(limit: usize) -> Self {
+        Self::new(
+            Code::HeadTooLarge,
+            format!("The request line and headers have more than {limit} bytes, or there are more than 100 headers."),
+        )
     }
 
     pub(crate) fn validation(errors: FieldErrors) -> Self {
@@ -403,6 +424,12 @@ impl From<StoreError> for Problem {
             StoreError::Invalid(detail) => Self::field("body", "invalid", detail.clone()),
             StoreError::Fenced | StoreError::Corrupt(_) | StoreError::Internal(_) => Self::internal(error.to_string()),
         }
+    }
+}
+
+impl From<Full> for Problem {
+    fn from(_: Full) -> Self {
+        Self::overloaded("Too much of what you send and read is under way. Try again when some of it is done.")
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sanasr_shared::ids::UserId;
+use sanasr_shared::lifecycle::Watchdog;
 use sanasr_shared::ports::store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -22,14 +23,17 @@ pub(crate) struct Requests {
 
 impl Requests {
     /// Begins to count; what is counted is written until `life` ends.
-    pub(crate) fn start(store: Arc<dyn Store>, shard: i64, life: CancellationToken) -> Arc<Self> {
+    pub(crate) fn start(store: Arc<dyn Store>, shard: i64, watchdog: &Watchdog, life: CancellationToken) -> Arc<Self> {
         let requests = Arc::new(Self { store, shard, counts: Mutex::default() });
-        let writer = Arc::clone(&requests);
+        let (writer, watchdog) = (Arc::clone(&requests), watchdog.clone());
         tokio::spawn(async move {
-            while life.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+            let write = async |_| {
+                while life.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+                    writer.flush().await;
+                }
                 writer.flush().await;
-            }
-            writer.flush().await;
+            };
+            watchdog.keep("counting requests", write).await;
         });
         requests
     }

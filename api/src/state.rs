@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use sanasr_shared::ids::UserId;
+use sanasr_shared::lifecycle::Watchdog;
 use sanasr_shared::media::FileStore;
 use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::Store;
@@ -21,15 +22,17 @@ use crate::auth::passwords::Passwords;
 use crate::auth::tokens::KnownLogins;
 use crate::auth::watch::Watch;
 use crate::backlog::BacklogGate;
-use crate::body::BodyRoom;
 use crate::events::{self, Hub};
 use crate::keys_used::KeysUsed;
 use crate::limits::Limits;
 use crate::logins::regulars::Regulars;
 use crate::messages::waiters::Waiters;
-use crate::multipart::UploadRoom;
+use crate::reads::Reads;
 use crate::requests::Requests;
+use crate::room::Room;
 use crate::sessions::resolve::KnownSessions;
+use crate::work::Work;
+use crate::{body, multipart};
 
 /// The handlers' state; clones are the same.
 #[derive(Clone)]
@@ -55,10 +58,14 @@ pub(crate) struct State {
     /// `None` if they are turned off.
     pub(crate) api_logs: Option<Arc<ApiLogs>>,
     pub(crate) events: Arc<Hub>,
-    pub(crate) bodies: BodyRoom,
+    /// Memory for bodies and pages, in KiB.
+    pub(crate) bodies: Room,
     pub(crate) media: MediaSettings,
     pub(crate) files: FileStore,
-    pub(crate) uploads: UploadRoom,
+    pub(crate) uploads: Room,
+    /// Requests that may change something.
+    pub(crate) work: Work,
+    pub(crate) reads: Arc<Reads>,
     pub(crate) limits: Arc<Limits>,
     /// Seals what only workers may read.
     pub(crate) vault: Arc<Vault>,
@@ -87,7 +94,8 @@ impl App {
         let vault = Arc::new(Vault::new(&parts.secret));
         let events = Hub::new(Arc::clone(&parts.store), Arc::clone(&vault), parts.http.streams_per_user);
         let stopping = CancellationToken::new();
-        events::tasks::start(&events, stopping.clone(), life.clone());
+        let watchdog = &parts.watchdog;
+        events::tasks::start(&events, watchdog, stopping.clone(), life.clone());
         let ears = Ears {
             keys: Arc::clone(&keys),
             logins: Arc::clone(&logins),
@@ -95,11 +103,10 @@ impl App {
             waiters: Arc::clone(&waiters),
             events: Arc::clone(&events),
         };
-        // Heard from now on, not from when the task first runs.
-        tokio::spawn(hear(parts.signals.subscribe(), ears, life.clone()));
+        listen(Arc::clone(&parts.signals), ears, watchdog, life.clone());
         Self(Arc::new(State {
             keys,
-            keys_used: KeysUsed::start(Arc::clone(&parts.store), life.clone()),
+            keys_used: KeysUsed::start(Arc::clone(&parts.store), watchdog, life.clone()),
             logins,
             watch,
             tokens: Tokens::new(parts.store.deployment(), &parts.secret, &parts.tokens),
@@ -109,14 +116,16 @@ impl App {
             sessions: Arc::new(KnownSessions::new()),
             backlog: Arc::new(BacklogGate::new(Arc::clone(&parts.store), &parts.accept)),
             waiters,
-            requests: Requests::start(Arc::clone(&parts.store), parts.shard, life.clone()),
-            api_logs: parts.http.api_logs.then(|| ApiLogs::start(Arc::clone(&parts.store), life.clone())),
+            requests: Requests::start(Arc::clone(&parts.store), parts.shard, watchdog, life.clone()),
+            api_logs: parts.http.api_logs.then(|| ApiLogs::start(Arc::clone(&parts.store), watchdog, life.clone())),
             events,
-            bodies: BodyRoom::new(),
-            media: parts.media,
+            bodies: body::room(&parts.http),
             files: parts.files,
-            uploads: UploadRoom::new(),
-            limits: Limits::start(&parts.http, life.clone()),
+            work: Work::new(),
+            uploads: multipart::room(parts.media.uploads),
+            media: parts.media,
+            reads: Arc::new(Reads::new(Arc::clone(&parts.store), parts.http.reads)),
+            limits: Limits::start(&parts.http, watchdog, life.clone()),
             stopping,
             store: parts.store,
             signals: parts.signals,
@@ -145,6 +154,13 @@ struct Ears {
 }
 
 impl Ears {
+    /// Anything may have happened.
+    fn all(&self) {
+        self.forget_people();
+        self.waiters.wake_all();
+        self.events.ring();
+    }
+
     fn forget_people(&self) {
         self.keys.forget_all();
         self.logins.forget_all();
@@ -152,8 +168,24 @@ impl Ears {
     }
 }
 
-/// Passes on what the signals say.
-async fn hear(mut heard: Receiver<Arc<Signal>>, ears: Ears, life: CancellationToken) {
+/// Passes on what the signals say, from now on, not from when the task first runs.
+fn listen(signals: Arc<dyn Signals>, ears: Ears, watchdog: &Watchdog, life: CancellationToken) {
+    let (mut first, watchdog) = (Some(signals.subscribe()), watchdog.clone());
+    tokio::spawn(async move {
+        let hear = |_| {
+            let heard = first.take().unwrap_or_else(|| {
+                // Started again: what was said meanwhile was missed.
+                let heard = signals.subscribe();
+                ears.all();
+                heard
+            });
+            hear(heard, &ears, &life)
+        };
+        watchdog.keep("hearing of changes", hear).await;
+    });
+}
+
+async fn hear(mut heard: Receiver<Arc<Signal>>, ears: &Ears, life: &CancellationToken) {
     while let Some(signal) = life.run_until_cancelled(heard.recv()).await {
         match signal.as_deref() {
             Ok(Signal::Messages(ids)) => {
@@ -163,11 +195,7 @@ async fn hear(mut heard: Receiver<Arc<Signal>>, ears: Ears, life: CancellationTo
             Ok(Signal::User(_)) => ears.forget_people(),
             Ok(Signal::Session(_)) => ears.events.ring(),
             Ok(Signal::SessionFree) => {}
-            Ok(Signal::Missed) | Err(RecvError::Lagged(_)) => {
-                ears.forget_people();
-                ears.waiters.wake_all();
-                ears.events.ring();
-            }
+            Ok(Signal::Missed) | Err(RecvError::Lagged(_)) => ears.all(),
             Err(RecvError::Closed) => return,
         }
     }

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use crate::auth::Asker;
 use crate::limits::Rate;
 use crate::problem::Problem;
+use crate::room::Place;
 use crate::state::App;
 
 /// The connection that a request came over, as the server tells it.
@@ -30,6 +31,8 @@ pub(crate) struct Trail {
     asker: OnceLock<Asker>,
     rate: OnceLock<Rate>,
     past_limit: AtomicBool,
+    /// Room for the body, until the request is answered.
+    room: OnceLock<Place>,
 }
 
 impl Trail {
@@ -49,6 +52,7 @@ impl Trail {
             asker: OnceLock::new(),
             rate: OnceLock::new(),
             past_limit: AtomicBool::new(false),
+            room: OnceLock::new(),
         }
     }
 
@@ -77,6 +81,11 @@ impl Trail {
 
     pub(crate) fn set_past_limit(&self) {
         self.past_limit.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps a body's room until the request is answered.
+    pub(crate) fn hold(&self, room: Place) {
+        let _ = self.room.set(room);
     }
 }
 

@@ -81,9 +81,17 @@ pub struct HttpSettings {
     #[arg(long, env = "SANASR_BATCH_BODY_LIMIT", default_value_t = 16 << 20, value_name = "BYTES")]
     pub batch_body_limit: usize,
 
-    /// Open connections, at most; more wait
+    /// Open connections, at most, and fewer than the files that the process may open; half of them for each address when they run short
     #[arg(long, env = "SANASR_CONNECTION_LIMIT", default_value_t = 10_000, value_name = "N")]
     pub connection_limit: usize,
+
+    /// Memory for bodies that arrive and pages that are read, in bytes; an eighth of it for each user
+    #[arg(long, env = "SANASR_BODY_MEMORY", default_value_t = 256 << 20, value_name = "BYTES")]
+    pub body_memory: usize,
+
+    /// Lists that are read from the database at once for each user; more wait
+    #[arg(long, env = "SANASR_READS", default_value_t = 2, value_name = "N")]
+    pub reads: usize,
 
     /// Requests a second for each API key and each logged-in user
     #[arg(long, env = "SANASR_KEY_RATE", default_value_t = 5_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -146,6 +154,10 @@ pub struct MediaSettings {
     /// Largest file, in bytes
     #[arg(long, env = "SANASR_MEDIA_LIMIT", default_value_t = 16 << 20, value_name = "BYTES")]
     pub media_limit: u64,
+
+    /// Uploads at once, an eighth of them for each user; more wait
+    #[arg(long, env = "SANASR_UPLOADS", default_value_t = 256, value_name = "N")]
+    pub uploads: usize,
 
     /// Hosts from which media may be fetched though their address is private, such as files.internal or 127.0.0.1
     #[arg(long, env = "SANASR_MEDIA_ALLOW_HOSTS", value_name = "HOST", value_delimiter = ',')]

@@ -40,6 +40,11 @@ impl Target {
         Self::new(&format!("http://{}", self.authority), key)
     }
 
+    /// The host and the port.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// The key.
     pub(super) fn key(&self) -> &str {
         &self.key

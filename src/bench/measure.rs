@@ -18,6 +18,7 @@ use super::BenchArgs;
 use super::client::{Client, Target};
 use super::flood::flood;
 use super::floor::{Floor, bare_commits};
+use super::greed;
 use super::latency::{Latencies, median, slope};
 use super::load::{Accepted, Dice, Load, MESSAGES, Sent, list};
 use super::report::{Aim, Report, Unit};
@@ -79,6 +80,7 @@ pub(super) async fn own(args: &BenchArgs, service: &mut Service) -> Result<Repor
         None => None,
     };
     listeners(service, &mut report).await?;
+    greed::half_open(service, &mut report).await?;
     let ledger = service.ledger();
     let top = loads(args, &load, floor.as_ref(), lone_bare, Some(&ledger), &mut report).await?;
     drop(floor);
@@ -91,6 +93,7 @@ pub(super) async fn own(args: &BenchArgs, service: &mut Service) -> Result<Repor
             report.row(format!("memory, at its highest under these loads: {}", process.name), highest, Unit::Megabytes);
         }
     }
+    greed::lists(service, &load.sessions[0], &mut report).await?;
     if let Some(rows) = args.rows {
         let many = reads_among(service, &load.sessions[0], FEW_ROWS, rows - FEW_ROWS).await?;
         let aim = Aim::AtMost(few * (1.0 + READ_NOISE));

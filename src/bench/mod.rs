@@ -7,6 +7,7 @@ mod client;
 mod database;
 mod flood;
 mod floor;
+mod greed;
 mod latency;
 mod load;
 mod measure;

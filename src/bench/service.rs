@@ -207,7 +207,8 @@ impl Service {
 
     async fn first_start(&mut self) -> Result<()> {
         let key = if let Database::Postgres { .. } = self.database {
-            let key = self.make_user()?;
+            self.finish(self.command(&["migrate"])?, "")?;
+            let key = self.make_user("bench")?;
             self.first_ready = self.spawn(Stdio::null(), &key).await?;
             key
         } else {
@@ -319,19 +320,10 @@ impl Service {
         Ok(ready)
     }
 
-    /// Makes the tables and a user, and answers its key.
-    fn make_user(&self) -> Result<String> {
-        self.finish(self.command(&["migrate"])?, "")?;
-        let create = [
-            "admin",
-            "create",
-            "--username",
-            "bench",
-            "--password-stdin",
-            "--api-key",
-            "--max-messages-per-day",
-            PLENTY,
-        ];
+    /// Makes a user, and answers its key. An embedded database must not be in use.
+    pub(super) fn make_user(&self, name: &str) -> Result<String> {
+        let create =
+            ["admin", "create", "--username", name, "--password-stdin", "--api-key", "--max-messages-per-day", PLENTY];
         let said = self.finish(self.command(&create)?, &format!("{}\n", self.secret))?;
         find_key(&said).context("`admin create` printed no API key")
     }

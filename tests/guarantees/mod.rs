@@ -7,6 +7,7 @@ mod cancel;
 mod edge;
 mod events;
 mod first_run;
+mod greed;
 mod idempotency;
 mod isolation;
 mod logins;

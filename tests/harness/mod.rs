@@ -10,6 +10,7 @@ pub(crate) mod ledger;
 pub(crate) mod moto;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod services;
 pub(crate) mod stream;
 pub(crate) mod system;

@@ -1,8 +1,11 @@
 //! `GET /analytics/api-logs`: the requests to this API, newest first.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::journal::{ApiLog, ApiLogFilter};
+use sanasr_shared::ports::store::Store;
 use sanasr_shared::time::Time;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
@@ -86,7 +89,7 @@ struct Filter {
 )]
 pub(super) async fn api_logs(
     State(app): State<App>,
-    _: Staff,
+    Staff(asker): Staff,
     mut query: Query,
 ) -> Result<Listed<ApiLogLine>, Problem> {
     let filter = ApiLogFilter {
@@ -100,9 +103,11 @@ pub(super) async fn api_logs(
     let page = query.page(List::ApiLogs);
     query.finish()?;
     let after = page.after.map(|(at, n)| (Time(at), n));
-    let found = app.store.list_api_logs(&filter, after, page.limit).await?;
+    let limit = page.limit;
+    let read = async move |store: Arc<dyn Store>| store.list_api_logs(&filter, after, limit).await;
+    let (found, room) = app.page(asker.user, limit, read).await?;
     let next = found.next.map(|(at, n)| cursor::encode(List::ApiLogs, (at.0, n)));
-    Ok(Listed { items: found.items.into_iter().map(ApiLogLine::from).collect(), next, limit: page.limit })
+    Ok(Listed { items: found.items.into_iter().map(ApiLogLine::from).collect(), next, limit: page.limit, room })
 }
 
 fn method(text: &str) -> Result<String, String> {

@@ -1,8 +1,11 @@
 //! `GET /analytics/usage-stats`: what each user did on each day, newest day first.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::journal::UsageFilter;
+use sanasr_shared::ports::store::Store;
 use sanasr_shared::time::Day;
 use sanasr_shared::usage::UsageStats;
 use utoipa::IntoParams;
@@ -37,7 +40,7 @@ struct Days {
 )]
 pub(super) async fn usage_stats(
     State(app): State<App>,
-    _: Staff,
+    Staff(asker): Staff,
     mut query: Query,
 ) -> Result<Listed<UsageStats>, Problem> {
     let filter = UsageFilter {
@@ -48,9 +51,11 @@ pub(super) async fn usage_stats(
     let page = query.page(List::UsageStats);
     query.finish()?;
     let after = page.after.map(|(day, user)| (Day(day), UserId(user)));
-    let found = app.store.list_usage(&filter, after, page.limit).await?;
+    let limit = page.limit;
+    let read = async move |store: Arc<dyn Store>| store.list_usage(&filter, after, limit).await;
+    let (found, room) = app.page(asker.user, limit, read).await?;
     let next = found.next.map(|(day, user)| cursor::encode(List::UsageStats, (day.0, user.0)));
-    Ok(Listed { items: found.items, next, limit: page.limit })
+    Ok(Listed { items: found.items, next, limit: page.limit, room })
 }
 
 /// A day, or the one that a time falls on.

@@ -1,7 +1,10 @@
 //! `GET /api-keys`: a page of keys, newest first, the revoked ones among them.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use sanasr_shared::ids::{ApiKeyId, UserId};
+use sanasr_shared::ports::store::Store;
 use sanasr_shared::user::ApiKey;
 
 use crate::answer::{Listed, Page};
@@ -20,14 +23,20 @@ use crate::state::App;
     security(("bearer" = [])), params(ByUser, Paging),
     responses((status = 200, description = "A page of keys.", body = Page<ApiKey>)),
 )]
-pub(crate) async fn list(State(app): State<App>, _: Staff, mut query: Query) -> Result<Listed<ApiKey>, Problem> {
+pub(crate) async fn list(
+    State(app): State<App>,
+    Staff(asker): Staff,
+    mut query: Query,
+) -> Result<Listed<ApiKey>, Problem> {
     let user = query.parsed(USER_ID, |text| {
         text.parse().ok().filter(|id| *id > 0).map(UserId).ok_or_else(|| "Must be a user's id.".to_owned())
     });
     let page = query.page(List::ApiKeys);
     query.finish()?;
     let after = page.after.map(|id| ApiKeyId(cursor::number(id)));
-    let (items, more) = app.store.list_api_keys(user, after, page.limit).await?;
+    let limit = page.limit;
+    let read = async move |store: Arc<dyn Store>| store.list_api_keys(user, after, limit).await;
+    let ((items, more), room) = app.page(asker.user, limit, read).await?;
     let next = items.last().filter(|_| more).map(|key| cursor::encode_number(List::ApiKeys, key.id.0));
-    Ok(Listed { items, next, limit: page.limit })
+    Ok(Listed { items, next, limit: page.limit, room })
 }

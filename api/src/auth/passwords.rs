@@ -18,6 +18,7 @@ use sanasr_shared::ids::UserId;
 use tokio::sync::oneshot;
 
 use crate::problem::Problem;
+use crate::work::while_here;
 
 /// What waits from addresses that nobody has logged in from, at most: some seconds of work. Waiting costs less than being refused
 /// and coming again.
@@ -199,7 +200,8 @@ impl Place {
             }
         }
         queue.news.notify_one();
-        answered.await.map_err(|_| Problem::internal("hashing a password failed"))
+        let answered = while_here(answered).await.ok_or_else(|| Problem::unavailable("The client has left."))?;
+        answered.map_err(|_| Problem::internal("hashing a password failed"))
     }
 }
 

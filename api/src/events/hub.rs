@@ -12,7 +12,7 @@ use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::journal::Event;
 use sanasr_shared::ports::store::{Scope, Store, StoreError};
 use sanasr_shared::vault::Vault;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{Frame, render};
@@ -32,8 +32,6 @@ const BATCH: u32 = 1_000;
 const HEARTBEAT_S: u64 = 15;
 /// How long a listener that was cut off may take to read what it still has before its connection is closed.
 const GRACE: Duration = Duration::from_secs(5);
-/// Listeners that read what they have missed at once; more wait, so that the database isn't theirs alone.
-const CATCHING_UP: usize = 4;
 
 /// The listeners of this process, and how far events have been read for them.
 pub(crate) struct Hub {
@@ -44,7 +42,6 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     /// Something may have changed.
     pub(super) news: Notify,
-    pub(super) catching_up: Semaphore,
 }
 
 #[derive(Default)]
@@ -88,14 +85,7 @@ pub(super) struct Listener {
 impl Hub {
     /// A hub in which each user has `per_user` listeners at most; it opens the codes that sessions show.
     pub(crate) fn new(store: Arc<dyn Store>, vault: Arc<Vault>, per_user: u32) -> Arc<Self> {
-        Arc::new(Self {
-            store,
-            per_user,
-            vault,
-            state: Mutex::default(),
-            news: Notify::new(),
-            catching_up: Semaphore::new(CATCHING_UP),
-        })
+        Arc::new(Self { store, per_user, vault, state: Mutex::default(), news: Notify::new() })
     }
 
     /// Something may have changed: look at once.
@@ -277,8 +267,9 @@ fn count(listeners: usize) -> f64 {
 }
 
 impl Listener {
-    pub(super) fn hub(&self) -> &Hub {
-        &self.hub
+    /// Opens the codes that sessions show.
+    pub(super) fn vault(&self) -> Arc<Vault> {
+        Arc::clone(&self.hub.vault)
     }
 
     /// Hears whatever is committed from now on.

@@ -8,6 +8,7 @@ pub(crate) mod tasks;
 
 use std::convert::Infallible;
 use std::future::ready;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -80,7 +81,7 @@ async fn events(
     let listener: Listener = app.events.join(caller.asker.user, scope, hangup.0, last.is_none()).await?;
     let reader = match last {
         None => Reader::live(listener),
-        Some(n) => Reader::resume(listener, scope, n).await?,
+        Some(n) => Reader::resume(listener, Arc::clone(&app.reads), caller.asker.user, scope, n).await?,
     };
     let rest = stream::unfold(reader, |mut reader| async move { Some((reader.next().await?, reader)) });
     let body = Body::from_stream(stream::once(ready(FIRST)).chain(rest).map(Ok::<_, Infallible>));

@@ -1,14 +1,17 @@
 //! One stream: what was missed, read from the store, and then what happens, as the hub hands it out.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::journal::UNDER_WAY_MAX;
 use sanasr_shared::ports::store::{Scope, StoreError};
 
 use super::frame::{Frame, render};
 use super::hub::Listener;
+use crate::reads::Reads;
 
 /// Events of the past that are read at once.
 const PAGE: u32 = 100;
@@ -22,6 +25,9 @@ pub(super) struct Reader {
 
 /// What was missed.
 struct Past {
+    reads: Arc<Reads>,
+    /// Who listens: reading takes a place of theirs.
+    user: UserId,
     scope: Scope,
     /// Read up to here.
     from: i64,
@@ -54,11 +60,17 @@ impl Reader {
 
     /// Begins with what happened after the event of that number, and whatever a transaction that was under way then
     /// committed since.
-    pub(super) async fn resume(listener: Listener, scope: Scope, n: i64) -> Result<Self, StoreError> {
-        let from = listener.hub().store.events_back(scope, n).await?;
+    pub(super) async fn resume(
+        listener: Listener,
+        reads: Arc<Reads>,
+        user: UserId,
+        scope: Scope,
+        n: i64,
+    ) -> Result<Self, StoreError> {
+        let from = reads.run(user, async move |store| store.events_back(scope, n).await).await?;
         // The event itself has been seen.
         let sent = Sent { order: VecDeque::new(), numbers: HashSet::from([n]) };
-        let past = Past { scope, from, stage: Stage::Reading, ready: VecDeque::new(), sent };
+        let past = Past { reads, user, scope, from, stage: Stage::Reading, ready: VecDeque::new(), sent };
         Ok(Self { listener, past: Some(Box::new(past)) })
     }
 
@@ -94,18 +106,20 @@ impl Reader {
 impl Past {
     /// Reads a page, or goes on to the next stage after the last one.
     async fn read(&mut self, listener: &Listener) -> Result<(), StoreError> {
-        let hub = listener.hub();
-        let _turn = hub.catching_up.acquire().await;
-        let events = hub.store.events_after(self.scope, self.from, PAGE).await?;
+        let (user, scope, from) = (self.user, self.scope, self.from);
+        let events = self.reads.run(user, async move |store| store.events_after(scope, from, PAGE).await).await?;
         self.from = events.last().map_or(self.from, |event| event.n);
         let new: Vec<_> = events.iter().filter(|event| self.sent.note(event.n, event.at.0)).copied().collect();
-        self.ready.extend(render(&hub.store, &hub.vault, &new).await?.into_iter().map(|(_, frame)| frame));
+        let vault = listener.vault();
+        let frames = self.reads.run(user, async move |store| render(&store, &vault, &new).await).await?;
+        self.ready.extend(frames.into_iter().map(|(_, frame)| frame));
         if u32::try_from(events.len()).is_ok_and(|count| count >= PAGE) {
             return Ok(());
         }
         if self.stage == Stage::Reading {
             listener.go_live();
-            self.from = hub.store.events_back(self.scope, self.from).await?;
+            let from = self.from;
+            self.from = self.reads.run(user, async move |store| store.events_back(scope, from).await).await?;
             self.stage = Stage::Joined;
         } else {
             self.stage = Stage::Overlapping(Instant::now() + OVERLAP);

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use sanasr_shared::lifecycle::Watchdog;
 use sanasr_shared::ports::store::StoreError;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(10);
 
 /// Runs until the process stops, which `stopping` tells, or `life` ends.
-pub(crate) fn start(hub: &Arc<Hub>, stopping: CancellationToken, life: CancellationToken) {
+pub(crate) fn start(hub: &Arc<Hub>, watchdog: &Watchdog, stopping: CancellationToken, life: CancellationToken) {
     let ends = async move {
         tokio::select! {
             () = stopping.cancelled() => {}
@@ -23,8 +25,12 @@ pub(crate) fn start(hub: &Arc<Hub>, stopping: CancellationToken, life: Cancellat
         }
     };
     let (over, ended) = (CancellationToken::new(), Arc::clone(hub));
-    tokio::spawn(over.clone().run_until_cancelled_owned(read_on(Arc::clone(hub))));
-    tokio::spawn(over.clone().run_until_cancelled_owned(beat(Arc::clone(hub))));
+    let keep = |name, job: fn(Arc<Hub>) -> BoxFuture<'static, ()>| {
+        let (hub, watchdog, over) = (Arc::clone(hub), watchdog.clone(), over.clone());
+        tokio::spawn(async move { over.run_until_cancelled(watchdog.keep(name, |_| job(Arc::clone(&hub)))).await });
+    };
+    keep("reading events", |hub| Box::pin(read_on(hub)));
+    keep("signs of life to listeners", |hub| Box::pin(beat(hub)));
     tokio::spawn(async move {
         ends.await;
         over.cancel();

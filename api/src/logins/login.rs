@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::{Stranger, TokenPair, guard, tried};
 use crate::answer::{Data, Success};
 use crate::auth::jwt::Granted;
-use crate::body::JsonBody;
+use crate::body::SmallBody;
 use crate::fields::{FieldErrors, Fields};
 use crate::problem::Problem;
 use crate::query::NoQuery;
@@ -53,7 +53,7 @@ pub(crate) async fn login(
     State(app): State<App>,
     Stranger(address): Stranger,
     _: NoQuery,
-    JsonBody(body): JsonBody,
+    SmallBody(body): SmallBody,
 ) -> Result<Data<LoggedIn>, Problem> {
     let LoginRequest { username, password } = LoginRequest::read(body)?;
     let attempt = guard::attempt(&app, address, &username).await?;

@@ -4,7 +4,7 @@ use axum::extract::State;
 
 use super::{Nothing, RefreshRequest, Stranger};
 use crate::answer::{Data, Success};
-use crate::body::JsonBody;
+use crate::body::SmallBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::state::App;
@@ -25,7 +25,7 @@ pub(crate) async fn logout(
     State(app): State<App>,
     _: Stranger,
     _: NoQuery,
-    JsonBody(body): JsonBody,
+    SmallBody(body): SmallBody,
 ) -> Result<Data<Nothing>, Problem> {
     let RefreshRequest { refresh } = RefreshRequest::read(body)?;
     let claimed = app.tokens.read_refresh(&refresh).ok_or_else(Problem::login_ended)?;

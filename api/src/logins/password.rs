@@ -9,7 +9,7 @@ use super::{Nothing, guard, tried};
 use crate::answer::{Data, Success};
 use crate::auth::Asker;
 use crate::auth::passwords::For;
-use crate::body::JsonBody;
+use crate::body::SmallBody;
 use crate::fields::{FieldErrors, Fields};
 use crate::problem::Problem;
 use crate::query::NoQuery;
@@ -40,7 +40,7 @@ pub(crate) async fn change(
     asker: Asker,
     OnTrail(trail): OnTrail,
     _: NoQuery,
-    JsonBody(body): JsonBody,
+    SmallBody(body): SmallBody,
 ) -> Result<Data<Nothing>, Problem> {
     let PasswordChange { current, new } = PasswordChange::read(body)?;
     let known = app.store.credentials_of(asker.user).await?.ok_or_else(Problem::unauthenticated)?;

@@ -6,7 +6,7 @@ use sanasr_shared::ports::logins::Rotation;
 use super::{RefreshRequest, Stranger, TokenPair};
 use crate::answer::{Data, Success};
 use crate::auth::jwt::Granted;
-use crate::body::JsonBody;
+use crate::body::SmallBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::state::App;
@@ -28,7 +28,7 @@ pub(crate) async fn refresh(
     State(app): State<App>,
     _: Stranger,
     _: NoQuery,
-    JsonBody(body): JsonBody,
+    SmallBody(body): SmallBody,
 ) -> Result<Data<TokenPair>, Problem> {
     let RefreshRequest { refresh } = RefreshRequest::read(body)?;
     let login = app.tokens.read_refresh(&refresh).ok_or_else(Problem::login_ended)?.login;

@@ -1,9 +1,11 @@
 //! `GET /messages`: a page of messages, newest first.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use sanasr_shared::ids::MessageId;
 use sanasr_shared::message::{Message, MessageType, Status};
-use sanasr_shared::ports::store::MessageFilter;
+use sanasr_shared::ports::store::{MessageFilter, Store};
 use sanasr_shared::recipient::Recipient;
 use utoipa::IntoParams;
 
@@ -55,9 +57,11 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
     };
     let page = query.page(List::Messages);
     query.finish()?;
-    let found = app.store.list_messages(caller.scope(), &filter, page.after.map(MessageId), page.limit).await?;
+    let (scope, after, limit) = (caller.scope(), page.after.map(MessageId), page.limit);
+    let read = async move |store: Arc<dyn Store>| store.list_messages(scope, &filter, after, limit).await;
+    let (found, room) = app.page(caller.asker.user, limit, read).await?;
     let next = found.next.map(|id| cursor::encode(List::Messages, id));
-    Ok(Listed { items: found.items, next, limit: page.limit })
+    Ok(Listed { items: found.items, next, limit: page.limit, room })
 }
 
 /// List messages (alias)

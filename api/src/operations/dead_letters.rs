@@ -1,8 +1,11 @@
 //! `GET /dead-letters`: messages that couldn't be processed, newest first.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use sanasr_shared::ids::MessageId;
 use sanasr_shared::message::Message;
+use sanasr_shared::ports::store::Store;
 
 use crate::answer::{Listed, Page};
 use crate::auth::Staff;
@@ -22,13 +25,15 @@ use crate::state::App;
 )]
 pub(crate) async fn dead_letters(
     State(app): State<App>,
-    _: Staff,
+    Staff(asker): Staff,
     mut query: Query,
 ) -> Result<Listed<Message>, Problem> {
     let scope = query.user_filter();
     let page = query.page(List::DeadLetters);
     query.finish()?;
-    let found = app.store.list_dead_letters(scope, page.after.map(MessageId), page.limit).await?;
+    let (after, limit) = (page.after.map(MessageId), page.limit);
+    let read = async move |store: Arc<dyn Store>| store.list_dead_letters(scope, after, limit).await;
+    let (found, room) = app.page(asker.user, limit, read).await?;
     let next = found.next.map(|id| cursor::encode(List::DeadLetters, id));
-    Ok(Listed { items: found.items, next, limit: page.limit })
+    Ok(Listed { items: found.items, next, limit: page.limit, room })
 }

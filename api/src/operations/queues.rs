@@ -1,8 +1,11 @@
 //! `GET /queues`: what waits for each session, the newest session first.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use sanasr_shared::ids::SessionId;
 use sanasr_shared::ports::operations::SessionQueue;
+use sanasr_shared::ports::store::Store;
 
 use crate::answer::{Listed, Page};
 use crate::auth::Staff;
@@ -22,13 +25,15 @@ use crate::state::App;
 )]
 pub(crate) async fn queues(
     State(app): State<App>,
-    _: Staff,
+    Staff(asker): Staff,
     mut query: Query,
 ) -> Result<Listed<SessionQueue>, Problem> {
     let scope = query.user_filter();
     let page = query.page(List::Queues);
     query.finish()?;
-    let found = app.store.list_queues(scope, page.after.map(SessionId), page.limit).await?;
+    let (after, limit) = (page.after.map(SessionId), page.limit);
+    let read = async move |store: Arc<dyn Store>| store.list_queues(scope, after, limit).await;
+    let (found, room) = app.page(asker.user, limit, read).await?;
     let next = found.next.map(|id| cursor::encode(List::Queues, id));
-    Ok(Listed { items: found.items, next, limit: page.limit })
+    Ok(Listed { items: found.items, next, limit: page.limit, room })
 }

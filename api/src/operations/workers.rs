@@ -1,8 +1,11 @@
 //! `GET /workers`: the worker processes, the latest started first.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use sanasr_shared::ids::WorkerId;
 use sanasr_shared::ports::operations::WorkerState;
+use sanasr_shared::ports::store::Store;
 
 use crate::answer::{Listed, Page};
 use crate::auth::Staff;
@@ -22,12 +25,14 @@ use crate::state::App;
 )]
 pub(crate) async fn workers(
     State(app): State<App>,
-    _: Staff,
+    Staff(asker): Staff,
     mut query: Query,
 ) -> Result<Listed<WorkerState>, Problem> {
     let page = query.page(List::Workers);
     query.finish()?;
-    let found = app.store.list_workers(page.after.map(WorkerId), page.limit).await?;
+    let (after, limit) = (page.after.map(WorkerId), page.limit);
+    let read = async move |store: Arc<dyn Store>| store.list_workers(after, limit).await;
+    let (found, room) = app.page(asker.user, limit, read).await?;
     let next = found.next.map(|id| cursor::encode(List::Workers, id));
-    Ok(Listed { items: found.items, next, limit: page.limit })
+    Ok(Listed { items: found.items, next, limit: page.limit, room })
 }

@@ -85,6 +85,16 @@ pub(crate) const fn problem(code: Code) -> Explained {
             "A JSON body has at most 1 MiB, a batch or a file 16 MiB, unless the operator has set other limits.",
             "Send less at once: split a batch, or upload a file instead of sending it as base64.",
         ),
+        Code::RequestTimeout => (
+            "The body came too slowly.",
+            "After its first 5 seconds a body brings at least 4 kB a second.",
+            "Send it again, over a better connection. Nothing was changed.",
+        ),
+        Code::HeadTooLarge => (
+            "The request line and the headers are too large.",
+            "Together they have at most 32 KiB, in at most 100 headers. The answer closes the connection.",
+            "Send shorter headers, or put what is long in the body.",
+        ),
         Code::UnsupportedMediaType => (
             "The body is of a kind that the endpoint doesn't take.",
             "Its `Content-Type` is missing or isn't `application/json` in UTF-8 (for uploads `multipart/form-data`), or it \

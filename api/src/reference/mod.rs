@@ -17,16 +17,17 @@ mod tests;
 
 use std::sync::LazyLock;
 
-use axum::Router;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 
+use crate::answer::Compressible;
 use crate::{analytics, api_keys, events, health, logins, media, messages, operations, sessions, usage, users};
 
 /// How long a client may keep the document and the pages, in seconds: a new version may be deployed at any time.
@@ -140,7 +141,7 @@ async fn style(headers: HeaderMap) -> Response {
 /// A page of ours.
 fn html_answer(page: String) -> Response {
     let headers = [(CONTENT_SECURITY_POLICY, html::POLICY), (CACHE_CONTROL, MAX_AGE)];
-    (headers, [(CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
+    (headers, [(CONTENT_TYPE, "text/html; charset=utf-8")], Extension(Compressible), page).into_response()
 }
 
 /// A page that is the same for everybody, with what tells a client that it has it already.
@@ -166,6 +167,6 @@ impl Rendered {
         if known {
             return (StatusCode::NOT_MODIFIED, caching).into_response();
         }
-        (caching, [(CONTENT_TYPE, self.content_type)], self.body.clone()).into_response()
+        (caching, [(CONTENT_TYPE, self.content_type)], Extension(Compressible), self.body.clone()).into_response()
     }
 }

@@ -26,6 +26,7 @@ use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::reference::params::{OfUser, SessionName};
 use crate::state::App;
+use crate::work::while_here;
 
 /// How long a code may take to come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -128,11 +129,16 @@ async fn code(
         }
         let told =
             async { while !matches!(signals.recv().await.as_deref(), Ok(Signal::Session(id)) if *id == session) {} };
-        tokio::select! {
-            () = told => {}
-            () = tokio::time::sleep(LOOK) => {}
-            () = app.stopping.cancelled() => break,
-            () = tokio::time::sleep_until(deadline) => break,
+        let change = async {
+            tokio::select! {
+                () = told => true,
+                () = tokio::time::sleep(LOOK) => true,
+                () = app.stopping.cancelled() => false,
+                () = tokio::time::sleep_until(deadline) => false,
+            }
+        };
+        if while_here(change).await != Some(true) {
+            break;
         }
     }
     Err(Problem::unavailable("No code came in time: perhaps no worker runs, or WhatsApp can't be reached. Ask again."))

@@ -1,7 +1,10 @@
 //! `GET /users`: a page of users, newest first.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use sanasr_shared::ids::UserId;
+use sanasr_shared::ports::store::Store;
 use sanasr_shared::user::{User, UserFilter};
 use utoipa::IntoParams;
 
@@ -34,7 +37,11 @@ struct Filter {
     security(("bearer" = [])), params(Filter, Paging),
     responses((status = 200, description = "A page of users.", body = Page<User>)),
 )]
-pub(crate) async fn list(State(app): State<App>, _: Staff, mut query: Query) -> Result<Listed<User>, Problem> {
+pub(crate) async fn list(
+    State(app): State<App>,
+    Staff(asker): Staff,
+    mut query: Query,
+) -> Result<Listed<User>, Problem> {
     let filter = UserFilter {
         username: query.parsed("username", |text| Ok(sanasr_shared::user::parse_username(text)?)),
         is_active: query.flag("is_active"),
@@ -43,7 +50,9 @@ pub(crate) async fn list(State(app): State<App>, _: Staff, mut query: Query) -> 
     let page = query.page(List::Users);
     query.finish()?;
     let after = page.after.map(|id| UserId(cursor::number(id)));
-    let (items, more) = app.store.list_users(&filter, after, page.limit).await?;
+    let limit = page.limit;
+    let read = async move |store: Arc<dyn Store>| store.list_users(&filter, after, limit).await;
+    let ((items, more), room) = app.page(asker.user, limit, read).await?;
     let next = items.last().filter(|_| more).map(|user| cursor::encode_number(List::Users, user.id.0));
-    Ok(Listed { items, next, limit: page.limit })
+    Ok(Listed { items, next, limit: page.limit, room })
 }
