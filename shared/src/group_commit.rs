@@ -2,10 +2,13 @@
 //! and there is no timer.
 //!
 //! The committer is a task of its own that is never cancelled: dropping a caller's future doesn't stop its write, and a
-//! statement is never left half sent on a connection.
+//! statement is never left half sent on a connection. A panic ends the batch that it happened in, and nothing more: see
+//! [`survives`].
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -90,13 +93,14 @@ impl<Req, Resp> Group<Req, Resp> {
     /// Has a request committed, or refuses it at once if too many wait. For what comes from outside.
     ///
     /// # Errors
-    /// [`StoreError::Overloaded`]; what the commit answers; [`StoreError::Unavailable`] when the store is closed.
+    /// [`StoreError::Overloaded`]; what the commit answers; [`StoreError::OutcomeUnknown`] if the committer crashed on the
+    /// batch; [`StoreError::Unavailable`] when the store is closed.
     pub async fn offer(&self, request: Req, weight: usize) -> Result<Resp, StoreError> {
         let (answer, answered) = oneshot::channel();
         match self.requests.try_send(Pending { request, weight, answer }) {
             Ok(()) => {
                 self.ring();
-                answered.await.unwrap_or_else(|_| Err(closed()))
+                answered.await.unwrap_or_else(|_| Err(crashed()))
             }
             Err(mpsc::error::TrySendError::Full(_)) => Err(StoreError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(closed()),
@@ -106,13 +110,13 @@ impl<Req, Resp> Group<Req, Resp> {
     /// Has a request committed, waiting for room. For a worker's own writes, whose number is bounded already.
     ///
     /// # Errors
-    /// What the commit answers; [`StoreError::Unavailable`] when the store is closed.
+    /// As for [`Self::offer`], but for [`StoreError::Overloaded`].
     pub async fn commit(&self, request: Req, weight: usize) -> Result<Resp, StoreError> {
         let (answer, answered) = oneshot::channel();
         match self.requests.send(Pending { request, weight, answer }).await {
             Ok(()) => {
                 self.ring();
-                answered.await.unwrap_or_else(|_| Err(closed()))
+                answered.await.unwrap_or_else(|_| Err(crashed()))
             }
             Err(_) => Err(closed()),
         }
@@ -169,6 +173,20 @@ impl<Req, Resp> Batches<Req, Resp> {
             }
         }
     }
+}
+
+/// Runs a batch; `false` if it panicked. Its callers then hear that the outcome is unknown, and the committer goes on with a
+/// connection of its own making.
+pub async fn survives(batch: impl Future<Output = ()>) -> bool {
+    let panicked = AssertUnwindSafe(batch).catch_unwind().await.is_err();
+    if panicked {
+        tracing::error!("the commit of a batch crashed: what became of it is unknown to its callers");
+    }
+    !panicked
+}
+
+fn crashed() -> StoreError {
+    StoreError::OutcomeUnknown("the commit crashed".to_owned())
 }
 
 fn closed() -> StoreError {

@@ -8,7 +8,7 @@ use lapin::options::QueueDeleteOptions;
 use lapin::{Connection as Broker, ConnectionProperties};
 use sanasr_shared::ids::SessionId;
 use sanasr_shared::time::{DAY_MS, Time};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection};
 use sqlx_postgres::PgConnection;
 use sqlx_sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use uuid::Uuid;
@@ -39,7 +39,7 @@ impl Database {
         let name = format!("sanasr_bench_{}", Uuid::now_v7().simple());
         let url = with_database(server, &name).context("DATABASE_URL has no host")?;
         let mut connection = PgConnection::connect(server).await.context("connect DATABASE_URL")?;
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        sqlx::raw_sql(&format!("CREATE DATABASE {name}"))
             .execute(&mut connection)
             .await
             .context("make a database for the benchmark (the role needs CREATEDB)")?;
@@ -55,7 +55,7 @@ impl Database {
             eprintln!("queues left behind: {error:#}");
         }
         let mut connection = PgConnection::connect(server).await?;
-        let drop = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
+        let drop = &(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
         sqlx::raw_sql(drop).execute(&mut connection).await.with_context(|| format!("drop database {name}"))?;
         Ok(())
     }

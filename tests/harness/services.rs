@@ -180,7 +180,7 @@ impl Drop for Database {
 async fn execute(url: &str, statement: String) -> Result<(), sqlx::Error> {
     use sqlx::Connection;
     let mut connection = sqlx_postgres::PgConnection::connect(url).await?;
-    sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await?;
+    sqlx::query(&statement).execute(&mut connection).await?;
     connection.close().await
 }
 

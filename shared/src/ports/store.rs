@@ -123,6 +123,13 @@ pub struct AcceptRequest {
     pub items: Vec<(u32, NewMessage)>,
 }
 
+impl AcceptRequest {
+    /// A request of no messages, which changes nothing.
+    pub(crate) const fn nothing() -> Self {
+        Self { user: UserId(0), key: None, items: Vec::new() }
+    }
+}
+
 /// What became of an item.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AcceptOutcome {
@@ -743,6 +750,10 @@ pub trait Store:
 {
     /// Whether the database answers.
     async fn ping(&self) -> Result<()>;
+
+    /// Whether what writes lives and moves: [`StoreError::Unavailable`] if a part of it has ended, or if nothing could be
+    /// written for 10 s (a disk that is full, a writer that hangs). How fast it is doesn't matter. Answers at once.
+    fn moves(&self) -> Result<()>;
 
     /// This deployment's id: it keeps two deployments on one broker or Redis apart.
     fn deployment(&self) -> &str;

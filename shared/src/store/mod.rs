@@ -1,15 +1,94 @@
-//! The two stores. What is the same text for both stands once, in `sql`, which each of them compiles for its database.
+//! The two stores. What is the same text for both stands once, in `sql`, which each of them compiles for its database: the
+//! statements, and the methods of the ports over each store's `read` and `write`.
+//!
+//! What must hold: a connection is only used again when it is known to be in order, and a caller that leaves changes nothing
+//! for the next one. [`to_its_end`] and each store's `read` and `write` are the one place that sees to it.
+
+/// Reads by a function over a connection: `read!(store, |connection| function(connection, …))`.
+macro_rules! read {
+    ($store:expr, |$conn:ident| $call:expr) => {
+        $store.read(crate::store::Lane::Reads, move |$conn| Box::pin(async move { $call.await })).await
+    };
+}
+
+/// Reads what others wait for: see `Lane::Lookups`.
+macro_rules! lookup {
+    ($store:expr, |$conn:ident| $call:expr) => {
+        $store.read(crate::store::Lane::Lookups, move |$conn| Box::pin(async move { $call.await })).await
+    };
+}
+
+/// Writes by a function over a connection, in a transaction of its own; with the time of the transaction, if the function
+/// takes it.
+macro_rules! change {
+    ($store:expr, |$conn:ident| $call:expr) => {
+        $store.write(move |$conn, _| Box::pin(async move { $call.await })).await
+    };
+    ($store:expr, |$conn:ident, $now:ident| $call:expr) => {
+        $store.write(move |$conn, $now| Box::pin(async move { $call.await })).await
+    };
+}
 
 pub mod postgres;
+mod pulse;
 pub mod sqlite;
 
 use std::time::Duration;
 
-use crate::ports::store::StoreError;
+use tracing::Instrument;
+
+use crate::group_commit::Group;
+use crate::ids::MessageId;
+use crate::ports::store::{
+    AcceptOutcome, AcceptRequest, PullRequest, Pulled, ReceiptBatch, Settled, Settlement, StoreError,
+};
 
 /// The shortest time from one write of receipts to the next. Nobody waits for them, and each message has several: at a few
 /// hundred messages a second they would cost more than sending.
 pub(crate) const RECEIPTS_EVERY: Duration = Duration::from_millis(10);
+
+/// Which of a store's connections a read uses: what many may ask for at length must not hold up what everybody needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Short reads that others wait for: credentials and standing, what accepting needs, readiness.
+    Lookups,
+    /// All other reads.
+    Reads,
+}
+
+/// Runs a call that has a connection, as a task of its own: once it has begun, it comes to its end, and its connection in
+/// order, whether or not its caller still waits. Its connection's pool is its owner: closing one waits for the other. A panic
+/// goes on in the caller.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    call: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::spawn(call.in_current_span()).await {
+        Ok(result) => result,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down.
+            Err(_) => Err(StoreError::OutcomeUnknown("the process stops".to_owned())),
+        },
+    }
+}
+
+/// What is committed in batches.
+pub(crate) struct Groups {
+    pub(crate) accept: Group<AcceptRequest, Vec<AcceptOutcome>>,
+    pub(crate) pull: Group<PullRequest, Pulled>,
+    pub(crate) settle: Group<Settlement, Settled>,
+    pub(crate) receipts: Group<ReceiptBatch, Vec<MessageId>>,
+}
+
+impl Groups {
+    /// Takes nothing more; what waits is still committed.
+    pub(crate) fn close(&self) {
+        self.accept.close();
+        self.pull.close();
+        self.settle.close();
+        self.receipts.close();
+    }
+}
 
 /// What an error code of a database means to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use sqlx_postgres::PgConnection;
 use uuid::Uuid;
 
 use super::committer::{Committer, Statement};
-use crate::group_commit::{Batches, Pending};
+use crate::group_commit::{Batches, Pending, survives};
 use crate::ids::{MessageId, UserId};
 use crate::message::{NewMessage, Status};
 use crate::ports::store::{AcceptHook, AcceptOutcome, AcceptRequest, AcceptedJob, StoreError};
@@ -211,7 +211,9 @@ pub(super) async fn serve(
     on_accept: AcceptHook,
 ) {
     while let Some(batch) = batches.next(together()).await {
-        commit_batch(batch, &mut committer, &on_accept).await;
+        if !survives(commit_batch(batch, &mut committer, &on_accept)).await {
+            committer.reconnect();
+        }
     }
     committer.close().await;
 }

@@ -1,7 +1,8 @@
 //! Runs batches, each as one statement in autocommit: one round trip, no transaction to leave open.
 //!
-//! A batch that met a deadlock, a time limit, a concurrent twin or a lost connection is run again as it is: ids are fixed
-//! before the first run, so what was written is found again. A data error splits it until the bad item stands alone.
+//! A batch that met a deadlock, a lock's time limit, a concurrent twin or a lost connection is run again as it is: ids are
+//! fixed before the first run, so what was written is found again. One that ran into the statement's time limit is run in
+//! halves: as it was, it would take as long again. A data error splits it until the bad item stands alone.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use sqlx::{ConnectOptions, Connection};
 use sqlx_postgres::{PgConnectOptions, PgConnection};
 
-use crate::group_commit::{Batches, Pending};
+use crate::group_commit::{Batches, Pending, survives};
 use crate::lifecycle::Backoff;
 use crate::ports::store::StoreError;
 
@@ -44,6 +45,8 @@ enum Cure {
     Reconnect,
     /// Nothing was written: run it again.
     Again,
+    /// Nothing was written, and it was too much at once: run it in halves.
+    Halve,
     /// An item is bad.
     Split,
     /// A defect.
@@ -58,8 +61,10 @@ fn cure(error: &sqlx::Error) -> Cure {
         };
     };
     match database.code().as_deref().unwrap_or_default() {
-        // deadlock, serialization, lock and statement time limits
-        "40P01" | "40001" | "55P03" | "57014" => Cure::Again,
+        // deadlock, serialization, a lock's time limit
+        "40P01" | "40001" | "55P03" => Cure::Again,
+        // the statement's time limit
+        "57014" => Cure::Halve,
         // a concurrent twin, by key or by id: it is found in the next run
         "23505" if matches!(database.constraint(), Some("messages_pkey" | "idempotency_keys_pkey")) => Cure::Again,
         code if is_connection_code(code) => Cure::Reconnect,
@@ -95,7 +100,7 @@ impl<S: Statement> Committer<S> {
             match self.run_part(part).await {
                 Ok(done) => answers.extend(done),
                 Err(Refused::Data(reason)) if part.len() == 1 => answers.push(self.statement.invalid(reason)),
-                Err(Refused::Data(_)) => {
+                Err(Refused::Data(_) | Refused::TooMuch) => {
                     let (first, second) = part.split_at(part.len() / 2);
                     parts.push(second);
                     parts.push(first);
@@ -124,7 +129,8 @@ impl<S: Statement> Committer<S> {
                             self.connection = None;
                             maybe_written = true;
                         }
-                        Cure::Again => {}
+                        Cure::Halve if items.len() > 1 => return Err(Refused::TooMuch),
+                        Cure::Again | Cure::Halve => {}
                         Cure::Split => return Err(Refused::Data(error.to_string())),
                         Cure::GiveUp => {
                             tracing::error!(%error, "the database refused a batch");
@@ -145,6 +151,11 @@ impl<S: Statement> Committer<S> {
             }
             tokio::time::sleep(backoff.pause()).await;
         }
+    }
+
+    /// Gives the connection up: the next batch makes a new one.
+    pub(super) fn reconnect(&mut self) {
+        self.connection = None;
     }
 
     /// Says goodbye to the server.
@@ -173,9 +184,14 @@ pub(super) async fn serve<S: Statement, T: FnMut(&S::Item) -> bool>(
         next = tokio::time::Instant::now() + every;
         metrics::histogram!(batch_size).record(u32::try_from(batch.len()).unwrap_or(u32::MAX));
         let (items, callers): (Vec<S::Item>, Vec<_>) = batch.into_iter().map(Pending::into_parts).unzip();
-        let answers = committer.run(&items.iter().collect::<Vec<_>>()).await;
-        for (caller, answer) in callers.into_iter().zip(answers) {
-            caller.send(answer);
+        let batch = async {
+            let answers = committer.run(&items.iter().collect::<Vec<_>>()).await;
+            for (caller, answer) in callers.into_iter().zip(answers) {
+                caller.send(answer);
+            }
+        };
+        if !survives(batch).await {
+            committer.reconnect();
         }
     }
     committer.close().await;
@@ -196,6 +212,8 @@ async fn connected<'a>(
 enum Refused {
     /// An item can't be stored: what the database said.
     Data(String),
+    /// The items together took too long.
+    TooMuch,
     /// For every item alike.
     All(StoreError),
 }

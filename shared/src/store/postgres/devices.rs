@@ -2,14 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use async_trait::async_trait;
 use sqlx_postgres::PgConnection;
 use uuid::Uuid;
 
 use super::committer::Statement;
-use super::{Postgres, error, sql};
-use crate::ids::{SessionId, WorkerId};
-use crate::ports::devices::{DeviceRange, DeviceWrite, Devices};
+use crate::ports::devices::DeviceWrite;
 use crate::ports::store::{Result, StoreError};
 
 pub(super) struct Write;
@@ -95,52 +92,4 @@ impl Statement for Write {
 pub(super) fn together() -> impl FnMut(&DeviceWrite) -> bool + Send {
     let mut whose = None;
     move |write| *whose.get_or_insert(write.worker) == write.worker
-}
-
-#[async_trait]
-impl Devices for Postgres {
-    async fn write_device(&self, write: DeviceWrite) -> Result<bool> {
-        let weight = write.changes.len().max(1);
-        self.devices.commit(write, weight).await
-    }
-
-    async fn clear_device(
-        &self,
-        worker: WorkerId,
-        session: SessionId,
-        kind: i16,
-        range: DeviceRange,
-    ) -> Result<Option<u64>> {
-        self.in_transaction(async |c| sql::devices::clear(c, worker, session, kind, range).await).await
-    }
-
-    async fn device_values(
-        &self,
-        session: SessionId,
-        kind: i16,
-        keys: Vec<Vec<u8>>,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        self.on_pool(async |c| {
-            sqlx::query_as(
-                "SELECT key, value FROM whatsapp_state WHERE session_id = $1 AND kind = $2 AND key = ANY ($3)",
-            )
-            .bind(session)
-            .bind(kind)
-            .bind(keys)
-            .fetch_all(c)
-            .await
-            .map_err(error)
-        })
-        .await
-    }
-
-    async fn device_prefix(
-        &self,
-        session: SessionId,
-        kind: i16,
-        prefix: Vec<u8>,
-        limit: u32,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        self.on_pool(async |c| sql::devices::prefix(c, session, kind, prefix, limit).await).await
-    }
 }

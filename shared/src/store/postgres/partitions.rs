@@ -1,7 +1,6 @@
 //! Tables in a partition a day: made ahead, and dropped whole when they are kept no longer. What was written before there was
 //! a partition for it lies in the default one, and is deleted there.
 
-use sqlx::AssertSqlSafe;
 use sqlx_postgres::PgConnection;
 
 use super::error;
@@ -55,13 +54,13 @@ pub(super) async fn keep(connection: &mut PgConnection, daily: &Daily, now: Time
         if !there.contains(&name) {
             let make =
                 format!("CREATE TABLE IF NOT EXISTS {name} PARTITION OF {table} FOR VALUES FROM ({from}) TO ({until})");
-            sqlx::query(AssertSqlSafe(make)).execute(&mut *connection).await.map_err(error)?;
+            sqlx::query(&make).execute(&mut *connection).await.map_err(error)?;
         }
     }
     let first_kept = name(before.day());
     for old in there.into_iter().filter(|partition| *partition < first_kept) {
         let drop = format!("DROP TABLE IF EXISTS {old}");
-        sqlx::query(AssertSqlSafe(drop)).execute(&mut *connection).await.map_err(error)?;
+        sqlx::query(&drop).execute(&mut *connection).await.map_err(error)?;
     }
     let done = sqlx::query(daily.delete).bind(before).bind(SWEEP_CHUNK).execute(connection).await.map_err(error)?;
     Ok(done.rows_affected() >= SWEEP_CHUNK.unsigned_abs())

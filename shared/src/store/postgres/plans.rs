@@ -1,7 +1,7 @@
 //! Plans, for tests: of the statements that are planned once, that they hold whatever is in the tables; of the journal's
 //! lists, that they hold among millions of rows.
 
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection};
 
 use super::{PLANNED_ONCE, accept, devices, error, options, pull, receipts, settle, sql};
 use crate::ports::store::Result;
@@ -23,12 +23,9 @@ pub async fn plans(url: &str) -> Result<Vec<(&'static str, Vec<String>)>> {
     ] {
         let parameters = (1..).take_while(|n| sql.contains(&format!("${n}"))).count();
         let nulls = vec!["NULL"; parameters].join(", ");
-        sqlx::raw_sql(AssertSqlSafe(format!("PREPARE {name} AS {sql}")))
-            .execute(&mut connection)
-            .await
-            .map_err(error)?;
+        sqlx::raw_sql(&format!("PREPARE {name} AS {sql}")).execute(&mut connection).await.map_err(error)?;
         let explain = format!("EXPLAIN (COSTS off) EXECUTE {name} ({nulls})");
-        let plan = sqlx::query_scalar(AssertSqlSafe(explain)).persistent(false).fetch_all(&mut connection);
+        let plan = sqlx::query_scalar(&explain).persistent(false).fetch_all(&mut connection);
         plans.push((name, plan.await.map_err(error)?));
     }
     connection.close().await.map_err(error)?;
@@ -62,12 +59,12 @@ pub async fn lists(url: &str) -> Result<Vec<(String, Vec<String>)>> {
     for mode in ["force_custom_plan", "force_generic_plan"] {
         let mut connection = options(url)?.options([("plan_cache_mode", mode)]).connect().await.map_err(error)?;
         for (name, sql, types, values) in &asked {
-            sqlx::raw_sql(AssertSqlSafe(format!("PREPARE {name} ({types}) AS {sql}")))
+            sqlx::raw_sql(&format!("PREPARE {name} ({types}) AS {sql}"))
                 .execute(&mut connection)
                 .await
                 .map_err(error)?;
             let explain = format!("EXPLAIN (COSTS off) EXECUTE {name} ({values})");
-            let plan = sqlx::query_scalar(AssertSqlSafe(explain)).persistent(false).fetch_all(&mut connection);
+            let plan = sqlx::query_scalar(&explain).persistent(false).fetch_all(&mut connection);
             plans.push((format!("{name}, {mode}"), plan.await.map_err(error)?));
         }
         connection.close().await.map_err(error)?;

@@ -205,12 +205,12 @@ pub(super) fn together() -> impl FnMut(&Settlement) -> bool + Send {
     }
 }
 
-/// Writes down when sessions sent last.
-pub(super) async fn write_active(connection: &mut PgConnection, worker: WorkerId, active: &Active) -> Result<()> {
-    let sent: Vec<(Uuid, i64)> = active.lock().map(|mut active| active.drain().collect()).unwrap_or_default();
-    if sent.is_empty() {
-        return Ok(());
-    }
+/// Writes down when sessions last sent.
+pub(super) async fn write_last_active(
+    connection: &mut PgConnection,
+    worker: WorkerId,
+    sent: Vec<(Uuid, i64)>,
+) -> Result<()> {
     let (ids, times): (Vec<Uuid>, Vec<i64>) = sent.into_iter().unzip();
     sqlx::query(
         "WITH locked AS MATERIALIZED (

@@ -1,11 +1,55 @@
 //! Users and API keys as admins handle them. Transactions lock users by id, then the user's keys, logins and sessions.
 
-use super::{Connection, failed, logins, people};
+use async_trait::async_trait;
+
+use super::{dialect, Backend, Connection, failed, logins, people};
 use crate::ids::{ApiKeyId, FamilyId, SessionId, UserId};
+use crate::ports::accounts::Accounts;
 use crate::ports::store::{Moved, Result, StoreError};
 use crate::session::BridgeKind;
 use crate::store::taken;
+use crate::time::Time;
 use crate::user::{ApiKey, NewUser, User, UserChange, UserFilter};
+
+#[async_trait]
+impl Accounts for Backend {
+    async fn add_user(&self, user: &NewUser, rest: &UserChange, default_bridge: BridgeKind) -> Result<User> {
+        let (user, rest) = (user.clone(), rest.clone());
+        change!(self, |c| add(c, &user, &rest, default_bridge))
+    }
+
+    async fn list_users(&self, filter: &UserFilter, after: Option<UserId>, limit: u32) -> Result<(Vec<User>, bool)> {
+        let filter = filter.clone();
+        read!(self, |c| page(c, &filter, after, limit))
+    }
+
+    async fn change_user(&self, id: UserId, change: &UserChange, keep: Option<FamilyId>) -> Result<Moved<User>> {
+        let change = change.clone();
+        change!(self, |c| super::accounts::change(c, id, &change, keep))
+    }
+
+    async fn delete_user(&self, id: UserId) -> Result<Moved<Vec<SessionId>>> {
+        change!(self, |c| delete(c, id))
+    }
+
+    async fn api_key(&self, id: ApiKeyId) -> Result<Option<ApiKey>> {
+        read!(self, |c| api_key(c, id))
+    }
+
+    async fn list_api_keys(
+        &self,
+        user: Option<UserId>,
+        after: Option<ApiKeyId>,
+        limit: u32,
+    ) -> Result<(Vec<ApiKey>, bool)> {
+        read!(self, |c| api_keys(c, user, after, limit))
+    }
+
+    async fn mark_keys_used(&self, used: &[(ApiKeyId, Time)]) -> Result<()> {
+        let used: Vec<(i64, i64)> = used.iter().map(|(id, at)| (id.0, at.0)).collect();
+        change!(self, |c| dialect::mark_keys_used(c, &used))
+    }
+}
 
 /// Makes a user with all that is known of it. Within a transaction.
 pub(crate) async fn add(

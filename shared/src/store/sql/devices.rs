@@ -1,9 +1,47 @@
 //! Device state, where both databases take the same text.
 
-use super::{Connection, failed};
+use async_trait::async_trait;
+
+use super::{dialect, Backend, Connection, failed};
 use crate::ids::{SessionId, WorkerId};
-use crate::ports::devices::{DeviceRange, after_prefix};
+use crate::ports::devices::{DeviceRange, DeviceWrite, Devices, after_prefix};
 use crate::ports::store::Result;
+
+#[async_trait]
+impl Devices for Backend {
+    async fn write_device(&self, write: DeviceWrite) -> Result<bool> {
+        self.write_device_state(write).await
+    }
+
+    async fn clear_device(
+        &self,
+        worker: WorkerId,
+        session: SessionId,
+        kind: i16,
+        range: DeviceRange,
+    ) -> Result<Option<u64>> {
+        change!(self, |c| clear(c, worker, session, kind, range))
+    }
+
+    async fn device_values(
+        &self,
+        session: SessionId,
+        kind: i16,
+        keys: Vec<Vec<u8>>,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        read!(self, |c| dialect::device_values(c, session, kind, keys))
+    }
+
+    async fn device_prefix(
+        &self,
+        session: SessionId,
+        kind: i16,
+        prefix: Vec<u8>,
+        limit: u32,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        read!(self, |c| super::devices::prefix(c, session, kind, prefix, limit))
+    }
+}
 
 /// Whether the session is the worker's; both stay as they are until the transaction ends.
 pub(crate) async fn own(conn: &mut Connection, worker: WorkerId, session: SessionId) -> Result<bool> {

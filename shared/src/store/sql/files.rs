@@ -1,10 +1,45 @@
 //! What is known of files.
 
-use super::{Connection, dialect, failed};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Backend, Connection, dialect, failed};
 use crate::ids::{MediaId, UserId};
-use crate::ports::files::{NewFile, StoredFile};
+use crate::ports::files::{Files, NewFile, StoredFile};
 use crate::ports::store::{Result, SWEEP_CHUNK, Scope};
-use crate::time::Time;
+use crate::time::{Time, millis};
+
+#[async_trait]
+impl Files for Backend {
+    async fn add_files(&self, user: UserId, files: &[NewFile], keep: Duration) -> Result<Vec<StoredFile>> {
+        let files = files.to_owned();
+        change!(self, |c| add(c, user, &files, millis(keep)))
+    }
+
+    async fn file(&self, scope: Scope, id: MediaId) -> Result<Option<StoredFile>> {
+        read!(self, |c| file(c, scope, id))
+    }
+
+    async fn keep_files(&self, user: UserId, ids: &[MediaId], until: Time) -> Result<Vec<StoredFile>> {
+        let ids = ids.to_owned();
+        change!(self, |c| keep(c, user, &ids, until))
+    }
+
+    async fn discard_files(&self, ids: &[MediaId]) -> Result<()> {
+        let ids = ids.to_owned();
+        change!(self, |c| discard(c, &ids))
+    }
+
+    async fn gone_files(&self) -> Result<Vec<MediaId>> {
+        change!(self, |c| gone(c))
+    }
+
+    async fn forget_files(&self, ids: &[MediaId]) -> Result<()> {
+        let ids = ids.to_owned();
+        change!(self, |c| forget(c, &ids))
+    }
+}
 
 macro_rules! file_columns {
     () => {

@@ -2,15 +2,77 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use futures_util::FutureExt;
+
 use super::rows::corrupt;
-use super::{Connection, dialect, failed};
+use super::{Backend, Connection, dialect, failed, sessions};
 use crate::ids::{ApiKeyId, FamilyId, MessageId, SessionId, UserId};
 use crate::message::Status;
-use crate::ports::journal::{ApiLog, ApiLogFilter, Change, Event, LogPlace, Newest, UsageFilter, UsagePlace};
+use crate::ports::journal::{ApiLog, ApiLogFilter, Change, Event, Journal, LogPlace, Newest, UsageFilter, UsagePlace};
 use crate::ports::store::{LIST_SCAN_MAX, Page, Result, Scope, StoreError};
-use crate::session::SessionStatus;
+use crate::session::{Session, SessionStatus};
 use crate::time::{Day, Time};
 use crate::usage::UsageStats;
+
+#[async_trait]
+impl Journal for Backend {
+    async fn newest_events(&self) -> Result<Newest> {
+        read!(self, |c| newest_events(c))
+    }
+
+    async fn events_after(&self, scope: Scope, n: i64, limit: u32) -> Result<Vec<Event>> {
+        read!(self, |c| events_after(c, scope, n, limit))
+    }
+
+    async fn events_numbered(&self, numbers: &[i64]) -> Result<Vec<Event>> {
+        let numbers = numbers.to_owned();
+        read!(self, |c| events_numbered(c, &numbers))
+    }
+
+    async fn events_back(&self, scope: Scope, n: i64) -> Result<i64> {
+        read!(self, |c| dialect::events_back(c, scope, n))
+    }
+
+    async fn sessions_by_id(&self, ids: &[SessionId]) -> Result<Vec<Session>> {
+        let ids = ids.to_owned();
+        read!(self, |c| sessions::by_ids(c, &ids))
+    }
+
+    async fn keys_in_standing(&self, keys: &[ApiKeyId]) -> Result<Vec<ApiKeyId>> {
+        let keys = keys.to_owned();
+        lookup!(self, |c| keys_in_standing(c, &keys))
+    }
+
+    async fn logins_in_standing(&self, families: &[FamilyId]) -> Result<Vec<(FamilyId, bool)>> {
+        let families = families.to_owned();
+        lookup!(self, |c| logins_in_standing(c, &families))
+    }
+
+    async fn write_api_logs(&self, lines: &[ApiLog]) -> Result<()> {
+        self.write_log(lines).await
+    }
+
+    async fn list_api_logs(
+        &self,
+        filter: &ApiLogFilter,
+        after: Option<LogPlace>,
+        limit: u32,
+    ) -> Result<Page<ApiLog, LogPlace>> {
+        let filter = filter.clone();
+        self.read_log(move |c| async move { list_api_logs(c, &filter, after, limit).await }.boxed()).await
+    }
+
+    async fn list_usage(
+        &self,
+        filter: &UsageFilter,
+        after: Option<UsagePlace>,
+        limit: u32,
+    ) -> Result<Page<UsageStats, UsagePlace>> {
+        let filter = filter.clone();
+        read!(self, |c| list_usage(c, &filter, after, limit))
+    }
+}
 
 /// Numbers below the last one given that may be under way, when no event is there to tell.
 const UNTOLD: i64 = 1_000;

@@ -3,13 +3,64 @@
 
 use std::time::Duration;
 
-use super::{Connection, failed, people};
+use async_trait::async_trait;
+
+use super::{Backend, Connection, failed, people};
 use crate::ids::{FamilyId, UserId};
-use crate::ports::logins::{Attempt, Credentials, Login, Reserved, Rotation};
+use crate::ports::logins::{Attempt, Credentials, Login, Logins, Reserved, Rotation};
 use crate::ports::store::{Result, SWEEP_CHUNK};
 use crate::throttle::{FORGOTTEN_AFTER, FREE_FAILURES, FREE_NAMES, penalty};
 use crate::time::{Time, millis};
 use crate::user::User;
+
+#[async_trait]
+impl Logins for Backend {
+    async fn credentials(&self, username: &str) -> Result<Option<Credentials>> {
+        let username = username.to_owned();
+        lookup!(self, |c| credentials(c, &username))
+    }
+
+    async fn credentials_of(&self, user: UserId) -> Result<Option<Credentials>> {
+        lookup!(self, |c| credentials_of(c, user))
+    }
+
+    async fn start_login(&self, user: UserId, verified: &str, life: Duration) -> Result<Option<(FamilyId, User)>> {
+        let verified = verified.to_owned();
+        change!(self, |c| start(c, user, &verified, life))
+    }
+
+    async fn login(&self, family: FamilyId) -> Result<Option<Login>> {
+        lookup!(self, |c| login(c, family))
+    }
+
+    async fn rotate(&self, family: FamilyId, generation: i64, life: Duration) -> Result<Rotation> {
+        change!(self, |c| rotate(c, family, generation, life))
+    }
+
+    async fn end_login(&self, family: FamilyId) -> Result<Option<UserId>> {
+        change!(self, |c| end(c, family))
+    }
+
+    async fn change_password(&self, user: UserId, verified: &str, hash: &str, keep: Option<FamilyId>) -> Result<bool> {
+        let (verified, hash) = (verified.to_owned(), hash.to_owned());
+        change!(self, |c| change_password(c, user, &verified, &hash, keep))
+    }
+
+    async fn attempt(&self, address: &str, name: &str) -> Result<Attempt> {
+        let (address, name) = (address.to_owned(), name.to_owned());
+        change!(self, |c| attempt(c, &address, &name))
+    }
+
+    async fn attempt_succeeded(&self, address: &str, name: &str, reserved: Reserved) -> Result<()> {
+        let (address, name) = (address.to_owned(), name.to_owned());
+        change!(self, |c| attempt_succeeded(c, &address, &name, reserved))
+    }
+
+    async fn forget_failures(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        change!(self, |c| forget_failures(c, &name))
+    }
+}
 
 const CREDENTIALS_BY_NAME: &str =
     "SELECT id, username, password_hash, is_active FROM users WHERE username = $1 AND deleted_at IS NULL";

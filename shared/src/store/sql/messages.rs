@@ -1,18 +1,85 @@
 //! Messages, quota and usage as their senders see them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::rows::{MessageRow, corrupt};
-use super::{Connection, dialect, event, failed};
+use super::{Backend, Connection, dialect, event, failed};
 use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::{Message, Status};
-use crate::ports::store::{Awaiting, Backlog, LIST_SCAN_MAX, MessageFilter, Moved, Page, Result, Scope};
+use crate::ports::store::{
+    AcceptOutcome, AcceptRequest, Accepting, Awaiting, Backlog, LIST_SCAN_MAX, MessageFilter, Messages, Moved, Page,
+    Result, Scope,
+};
 use crate::recipient::Recipient;
 use crate::time::{DAY_MS, Day, Time};
 use crate::usage::{Quota, UsageStats};
+
+#[async_trait]
+impl Accepting for Backend {
+    async fn accept(&self, request: AcceptRequest) -> Result<Vec<AcceptOutcome>> {
+        if request.items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let weight = request.items.len();
+        self.groups.accept.offer(request, weight).await
+    }
+
+    async fn replay(&self, user: UserId, key: &str) -> Result<Option<(Vec<u8>, Vec<(u32, MessageId)>)>> {
+        let key = key.to_owned();
+        lookup!(self, |c| replay(c, user, &key))
+    }
+
+    async fn backlog(&self) -> Result<Backlog> {
+        lookup!(self, |c| backlog(c))
+    }
+}
+
+#[async_trait]
+impl Messages for Backend {
+    async fn message(&self, scope: Scope, id: MessageId) -> Result<Option<Message>> {
+        read!(self, |c| message(c, scope, id))
+    }
+
+    async fn messages(&self, scope: Scope, ids: &[MessageId]) -> Result<Vec<Message>> {
+        let ids = ids.to_owned();
+        read!(self, |c| messages(c, scope, &ids))
+    }
+
+    async fn list_messages(
+        &self,
+        scope: Scope,
+        filter: &MessageFilter,
+        after: Option<MessageId>,
+        limit: u32,
+    ) -> Result<Page<Message>> {
+        let filter = filter.clone();
+        read!(self, |c| page(c, scope, &filter, after, limit))
+    }
+
+    async fn cancel(&self, scope: Scope, id: MessageId) -> Result<Moved<Message>> {
+        change!(self, |c| cancel(c, scope, id))
+    }
+
+    async fn quota(&self, user: UserId) -> Result<Option<Quota>> {
+        read!(self, |c| quota(c, user))
+    }
+
+    async fn usage_days(&self, user: UserId, from: Day, until: Day) -> Result<Vec<UsageStats>> {
+        read!(self, |c| usage_days(c, user, from, until))
+    }
+
+    async fn count_requests(&self, shard: i64, requests: &[(UserId, i64)]) -> Result<()> {
+        let mut counts = BTreeMap::<UserId, i64>::new();
+        for (user, count) in requests {
+            *counts.entry(*user).or_default() += count;
+        }
+        change!(self, |c, now| dialect::count_requests(c, now, shard, &counts))
+    }
+}
 
 /// What a message waits for, the first that applies; the numbers are those of `rows::blocked_by`. What is under way
 /// waits for nothing. A session that is gone or going isn't connected.

@@ -1,9 +1,11 @@
-//! The statements that are the same text for SQLite and PostgreSQL.
+//! The ports' methods, and the statements that are the same text for SQLite and PostgreSQL.
 //!
-//! This module is compiled twice: each store includes it by `#[path]` and gives it `Db`, the module `dialect`, and the
-//! macros in which the databases' texts differ (see `sqlite/dialect.rs`). Functions that write several statements expect
-//! to be called within a transaction, which the store begins and commits. They lock in the one order of all transactions:
-//! worker, sessions, messages, quota.
+//! This module is compiled twice: each store includes it by `#[path]` and gives it `Db`, its own type as `Backend`, the
+//! modules `dialect` and `sweeps`, and the macros in which the databases' texts differ (see `sqlite/dialect.rs`).
+//!
+//! A method of a port is one call of `read!`, `lookup!` or `change!`, each with a function over a connection. `change!` runs
+//! it in a transaction that is committed if it answers `Ok` and rolled back otherwise. The functions lock in the one order
+//! of all transactions: worker, sessions, messages, quota.
 
 /// The columns of a user, without its password.
 macro_rules! user_columns {
@@ -15,6 +17,7 @@ macro_rules! user_columns {
 pub(crate) mod accounts;
 pub(crate) mod devices;
 pub(crate) mod files;
+mod housekeeping;
 pub(crate) mod journal;
 pub(crate) mod logins;
 pub(crate) mod messages;
@@ -24,7 +27,7 @@ pub(crate) mod people;
 pub(crate) mod rows;
 pub(crate) mod sessions;
 
-use super::{Db, dialect};
+use super::{Backend, Db, dialect};
 use crate::ids::{MessageId, SessionId, UserId};
 use crate::ports::store::{Result, StoreError};
 use crate::store::error_from;
@@ -35,6 +38,16 @@ pub(crate) type Connection = <Db as sqlx::Database>::Connection;
 /// Sorts an error of the driver.
 pub(crate) fn failed(error: sqlx::Error) -> StoreError {
     error_from(&error, dialect::fault)
+}
+
+/// Whether the database answers.
+pub(crate) async fn ping(conn: &mut Connection) -> Result<()> {
+    sqlx::query("SELECT 1").execute(conn).await.map(drop).map_err(failed)
+}
+
+/// The smallest write that reaches the disk.
+pub(crate) async fn probe(conn: &mut Connection) -> Result<()> {
+    sqlx::query("UPDATE deployment SET created_at = created_at").execute(conn).await.map(drop).map_err(failed)
 }
 
 /// Writes the event that a message (or without one, a session) has this status now.

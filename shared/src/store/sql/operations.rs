@@ -1,16 +1,42 @@
 //! What operators look at.
 
+use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::super::sweeps;
 use super::messages::{blocked_by, select_messages};
 use super::rows::{MessageRow, corrupt};
-use super::{Connection, failed};
+use super::{Backend, Connection, failed};
 use crate::ids::{MessageId, SessionId, UserId, WorkerId};
 use crate::message::Message;
-use crate::ports::operations::{SessionQueue, WorkerState};
-use crate::ports::store::{Page, Result, Scope};
+use crate::ports::operations::{CancelFilter, Operations, SessionQueue, WorkerState};
+use crate::ports::store::{Page, Result, Scope, Swept};
 use crate::session::SessionStatus;
 use crate::time::Time;
+
+#[async_trait]
+impl Operations for Backend {
+    async fn list_workers(&self, after: Option<WorkerId>, limit: u32) -> Result<Page<WorkerState>> {
+        read!(self, |c| workers(c, after, limit))
+    }
+
+    async fn list_queues(&self, scope: Scope, after: Option<SessionId>, limit: u32) -> Result<Page<SessionQueue>> {
+        read!(self, |c| queues(c, scope, after, limit))
+    }
+
+    async fn list_dead_letters(&self, scope: Scope, after: Option<MessageId>, limit: u32) -> Result<Page<Message>> {
+        read!(self, |c| dead_letters(c, scope, after, limit))
+    }
+
+    async fn dead_letter(&self, id: MessageId) -> Result<Option<Message>> {
+        read!(self, |c| dead_letter(c, id))
+    }
+
+    async fn cancel_waiting(&self, user: UserId, filter: &CancelFilter) -> Result<Swept> {
+        let filter = filter.clone();
+        change!(self, |c, now| sweeps::cancel_waiting(c, now, user, &filter))
+    }
+}
 
 /// Cuts a page off rows of which one more was asked for than it has.
 fn page<T>(mut items: Vec<T>, limit: u32, id: impl Fn(&T) -> Uuid) -> Page<T> {

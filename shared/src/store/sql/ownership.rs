@@ -1,11 +1,78 @@
 //! Who drives which session. Every function but `renew` and `owned` is called within a transaction; those that write for a
 //! worker lock its row first.
 
+use std::time::Duration;
+
+use async_trait::async_trait;
+
 use super::rows::OwnedSessionRow;
-use super::{Connection, dialect, event, failed};
-use crate::ids::{SessionId, UserId, WorkerId};
-use crate::ports::store::{OwnedSession, Pairing, Renewed, Result, SessionReport, StoreError};
+use super::{Backend, Connection, dialect, event, failed, messages};
+use crate::ids::{MessageId, SessionId, UserId, WorkerId};
+use crate::ports::store::{
+    Awaiting, OwnedSession, Pairing, PullRequest, Pulled, ReceiptBatch, Renewed, Result, SessionReport, Settled,
+    Settlement, StoreError, Working,
+};
 use crate::time::{Time, millis};
+
+#[async_trait]
+impl Working for Backend {
+    async fn register(&self, worker: WorkerId, lease: Duration) -> Result<()> {
+        change!(self, |c| register(c, worker, millis(lease)))
+    }
+
+    async fn renew(&self, worker: WorkerId, lease: Duration) -> Result<Renewed> {
+        let renewed: Result<Renewed> = change!(self, |c| renew(c, worker, millis(lease)));
+        if renewed.is_ok()
+            && let Err(error) = self.write_last_active(worker).await
+        {
+            tracing::debug!(%error, "when sessions last sent isn't written");
+        }
+        renewed
+    }
+
+    async fn take(&self, worker: WorkerId, count: usize) -> Result<Vec<OwnedSession>> {
+        change!(self, |c| take(c, worker, count))
+    }
+
+    async fn give_back(&self, worker: WorkerId, sessions: &[SessionId]) -> Result<()> {
+        let sessions = sessions.to_owned();
+        change!(self, |c| give_back(c, worker, &sessions))
+    }
+
+    async fn bury(&self, worker: WorkerId, blocking: bool) -> Result<Vec<WorkerId>> {
+        change!(self, |c| bury(c, worker, blocking))
+    }
+
+    async fn leave(&self, worker: WorkerId) -> Result<()> {
+        change!(self, |c| leave(c, worker))
+    }
+
+    async fn report(&self, worker: WorkerId, session: SessionId, report: &SessionReport) -> Result<bool> {
+        let report = report.clone();
+        change!(self, |c| super::ownership::report(c, worker, session, &report))
+    }
+
+    async fn report_pacing(&self, worker: WorkerId, session: SessionId, until: Option<Time>) -> Result<()> {
+        change!(self, |c| report_pacing(c, worker, session, until))
+    }
+
+    async fn pull(&self, request: PullRequest) -> Result<Pulled> {
+        self.groups.pull.commit(request, 1).await
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Settled> {
+        self.groups.settle.commit(settlement, 1).await
+    }
+
+    async fn receipts(&self, batch: ReceiptBatch) -> Result<Vec<MessageId>> {
+        let weight = batch.receipts.len().max(1);
+        self.groups.receipts.commit(batch, weight).await
+    }
+
+    async fn awaiting_receipts(&self, session: SessionId, limit: u32) -> Result<Vec<Awaiting>> {
+        read!(self, |c| messages::awaiting_receipts(c, session, limit))
+    }
+}
 
 /// Sessions that need an owner.
 macro_rules! needs_owner {

@@ -1,12 +1,69 @@
 //! Users and their keys.
 
-use super::{Connection, failed, logins, sessions};
+use async_trait::async_trait;
+
+use super::{Backend, Connection, failed, logins, sessions};
 use crate::ids::{ApiKeyId, UserId};
-use crate::ports::store::{Result, StoreError};
+use crate::ports::store::{People, Result, StoreError};
 use crate::session::{BridgeKind, DEFAULT_SESSION};
 use crate::store::taken;
 use crate::time::Time;
 use crate::user::{KeyOwner, NewUser, User};
+
+#[async_trait]
+impl People for Backend {
+    async fn any_user(&self) -> Result<bool> {
+        lookup!(self, |c| any_user(c))
+    }
+
+    async fn create_user(&self, user: &NewUser, default_bridge: BridgeKind) -> Result<User> {
+        let user = user.clone();
+        change!(self, |c| create_user(c, &user, default_bridge))
+    }
+
+    async fn user(&self, id: UserId) -> Result<Option<User>> {
+        lookup!(self, |c| user(c, id))
+    }
+
+    async fn user_by_name(&self, username: &str) -> Result<Option<User>> {
+        let username = username.to_owned();
+        lookup!(self, |c| user_by_name(c, &username))
+    }
+
+    async fn set_password(&self, username: &str, password_hash: &str) -> Result<bool> {
+        let (username, password_hash) = (username.to_owned(), password_hash.to_owned());
+        change!(self, |c| set_password(c, &username, &password_hash))
+    }
+
+    async fn set_active(&self, user: UserId, active: bool) -> Result<bool> {
+        change!(self, |c| set_active(c, user, active))
+    }
+
+    async fn set_limit(&self, user: UserId, max_messages_per_day: Option<i64>) -> Result<bool> {
+        change!(self, |c| set_limit(c, user, max_messages_per_day))
+    }
+
+    async fn create_api_key(
+        &self,
+        user: UserId,
+        name: &str,
+        lookup: &str,
+        hash: &[u8],
+        expires_at: Option<Time>,
+    ) -> Result<ApiKeyId> {
+        let (name, lookup, hash) = (name.to_owned(), lookup.to_owned(), hash.to_owned());
+        change!(self, |c| create_api_key(c, user, &name, &lookup, &hash, expires_at))
+    }
+
+    async fn key_owner(&self, lookup: &str) -> Result<Option<KeyOwner>> {
+        let lookup = lookup.to_owned();
+        lookup!(self, |c| key_owner(c, &lookup))
+    }
+
+    async fn revoke_api_key(&self, id: ApiKeyId) -> Result<bool> {
+        change!(self, |c| revoke_api_key(c, id))
+    }
+}
 
 /// Whether any user exists.
 pub(crate) async fn any_user(conn: &mut Connection) -> Result<bool> {

@@ -1,14 +1,65 @@
 //! Sessions as their users see them: those marked for deletion are absent.
 
+use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::rows::SessionRow;
-use super::{Connection, dialect, event, failed};
+use super::{Backend, Connection, dialect, event, failed};
 use crate::ids::{SessionId, UserId};
-use crate::ports::store::{Moved, Page, Result, Scope, SessionCommand, StoreError};
+use crate::ports::store::{Moved, Page, Result, Scope, SessionCommand, Sessions, StoreError};
 use crate::session::{BridgeKind, Pace, Session, SessionStatus};
 use crate::store::taken;
 use crate::time::{DAY_MS, Time};
+
+#[async_trait]
+impl Sessions for Backend {
+    async fn create_session(&self, user: UserId, name: &str, bridge: BridgeKind) -> Result<Session> {
+        let name = name.to_owned();
+        change!(self, |c| create(c, user, &name, bridge))
+    }
+
+    async fn session(&self, user: UserId, name: &str) -> Result<Option<Session>> {
+        let name = name.to_owned();
+        lookup!(self, |c| session(c, user, &name))
+    }
+
+    async fn session_name(&self, scope: Scope, id: SessionId) -> Result<Option<(UserId, String)>> {
+        read!(self, |c| name(c, scope, id))
+    }
+
+    async fn list_sessions(&self, scope: Scope, after: Option<SessionId>, limit: u32) -> Result<Page<Session>> {
+        read!(self, |c| page(c, scope, after, limit))
+    }
+
+    async fn set_pace(&self, user: UserId, name: &str, pace: &Pace) -> Result<Option<Session>> {
+        let (name, pace) = (name.to_owned(), pace.clone());
+        change!(self, |c| set_pace(c, user, &name, &pace))
+    }
+
+    async fn set_proxy(&self, user: UserId, name: &str, proxy: Option<(Vec<u8>, String)>) -> Result<Option<Session>> {
+        let name = name.to_owned();
+        change!(self, |c| set_proxy(c, user, &name, proxy))
+    }
+
+    async fn command(&self, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>> {
+        let name = name.to_owned();
+        change!(self, |c| super::sessions::command(c, user, &name, command))
+    }
+
+    async fn request_pair_code(&self, user: UserId, name: &str, phone: &str) -> Result<Moved<Session>> {
+        let (name, phone) = (name.to_owned(), phone.to_owned());
+        change!(self, |c| request_pair_code(c, user, &name, &phone))
+    }
+
+    async fn pair_code(&self, session: SessionId) -> Result<Option<(String, Time)>> {
+        read!(self, |c| pair_code(c, session))
+    }
+
+    async fn delete_session(&self, user: UserId, name: &str) -> Result<bool> {
+        let name = name.to_owned();
+        change!(self, |c| delete(c, user, &name))
+    }
+}
 
 /// A QR code is shown while it can be scanned.
 macro_rules! session_columns {

@@ -1,7 +1,15 @@
 //! Where SQLite's text differs from PostgreSQL's: what the shared statements are made with.
 
+use std::collections::BTreeMap;
+
+use sqlx_sqlite::SqliteConnection;
 use uuid::Uuid;
 
+use super::Now;
+use super::moves::json;
+use super::sql::failed;
+use crate::ids::{SessionId, UserId};
+use crate::ports::store::{Result, Scope};
 use crate::store::Fault;
 
 /// The database's clock in milliseconds. SQLite counts in whole ones, which a floating-point number of seconds hides.
@@ -93,4 +101,68 @@ pub(crate) fn fault(code: &str) -> Fault {
         Ok(18..=20) => Fault::Data,
         _ => Fault::Defect,
     }
+}
+
+/// Adds to the count of users' requests today.
+pub(crate) async fn count_requests(
+    conn: &mut SqliteConnection,
+    now: Now,
+    shard: i64,
+    counts: &BTreeMap<UserId, i64>,
+) -> Result<()> {
+    let counts: Vec<(i64, i64)> = counts.iter().map(|(user, count)| (user.0, *count)).collect();
+    sqlx::query(
+        "INSERT INTO usage_stats (user_id, day, shard, api_requests)
+        SELECT value->>0, $2, $3, value->>1 FROM json_each($1) WHERE true
+        ON CONFLICT (user_id, day, shard) DO UPDATE SET api_requests = api_requests + excluded.api_requests",
+    )
+    .bind(json(&counts)?)
+    .bind(now.day())
+    .bind(shard)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(failed)
+}
+
+/// Notes when keys were used last.
+pub(crate) async fn mark_keys_used(conn: &mut SqliteConnection, used: &[(i64, i64)]) -> Result<()> {
+    sqlx::query(
+        "UPDATE api_keys SET last_used_at = u.at
+        FROM (SELECT value->>0 AS id, value->>1 AS at FROM json_each($1)) u
+        WHERE api_keys.id = u.id AND (last_used_at IS NULL OR last_used_at < u.at)",
+    )
+    .bind(json(&used)?)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(failed)
+}
+
+/// The values of some of a device's keys.
+pub(crate) async fn device_values(
+    conn: &mut SqliteConnection,
+    session: SessionId,
+    kind: i16,
+    keys: Vec<Vec<u8>>,
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut found = Vec::with_capacity(keys.len());
+    for key in keys {
+        let row: Option<(Vec<u8>,)> =
+            sqlx::query_as("SELECT value FROM whatsapp_state WHERE session_id = $1 AND kind = $2 AND key = $3")
+                .bind(session)
+                .bind(kind)
+                .bind(&key)
+                .fetch_optional(&mut *conn)
+                .await
+                .map_err(failed)?;
+        found.extend(row.map(|(value,)| (key, value)));
+    }
+    Ok(found)
+}
+
+/// From where to read so that nothing is missed by somebody who has seen the event `n`: there is one writer, so numbers are
+/// committed in their order.
+pub(crate) async fn events_back(_: &mut SqliteConnection, _: Scope, n: i64) -> Result<i64> {
+    Ok(n)
 }

@@ -11,9 +11,9 @@ use sqlx_sqlite::{
 use tokio::sync::Mutex;
 
 use super::sql::failed;
-use super::{BUSY_TIMEOUT, moves, sql};
-use crate::ports::journal::{ApiLog, ApiLogFilter, LogPlace};
-use crate::ports::store::{Page, Result, SWEEP_CHUNK, StoreError};
+use super::{BUSY_TIMEOUT, moves};
+use crate::ports::journal::ApiLog;
+use crate::ports::store::{Result, SWEEP_CHUNK, StoreError};
 use crate::time::Time;
 
 /// The file, in the main one's folder.
@@ -25,7 +25,7 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/sqlit
 pub(super) struct Logs {
     /// `None` once it is closed.
     writer: Mutex<Option<SqliteConnection>>,
-    readers: SqlitePool,
+    pub(super) readers: SqlitePool,
 }
 
 #[derive(Serialize)]
@@ -104,17 +104,6 @@ impl Logs {
         };
         let done = sqlx::query(text).bind(first).bind(second).execute(conn).await.map_err(failed)?;
         Ok(done.rows_affected())
-    }
-
-    /// A page, newest first.
-    pub(super) async fn list(
-        &self,
-        filter: &ApiLogFilter,
-        after: Option<LogPlace>,
-        limit: u32,
-    ) -> Result<Page<ApiLog, LogPlace>> {
-        let mut conn = self.readers.acquire().await.map_err(failed)?;
-        sql::journal::list_api_logs(&mut conn, filter, after, limit).await
     }
 
     /// Closes: readers first, for the last to close cuts the write-ahead log, and that must be one that writes.

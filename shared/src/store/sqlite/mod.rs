@@ -9,14 +9,8 @@ mod dialect;
 #[macro_use]
 mod moves;
 mod accept;
-mod accounts;
 mod devices;
-mod files;
-mod housekeeping;
-mod journal;
-mod logins;
 mod logs;
-mod operations;
 #[cfg(feature = "conformance")]
 pub mod plans;
 mod pull;
@@ -25,6 +19,7 @@ mod script;
 mod settle;
 #[path = "../sql/mod.rs"]
 mod sql;
+mod sweeps;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -38,7 +33,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::{BoxFuture, FutureExt};
 use sqlx::ConnectOptions;
-use sqlx::pool::PoolConnection;
 use sqlx_sqlite::{
     Sqlite, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -49,25 +43,29 @@ use self::logs::Logs;
 use self::sql::failed;
 use self::writer::{Control, Job, Work, Writer};
 use crate::group_commit::{Group, ringing_group};
-use crate::ids::{ApiKeyId, MessageId, SessionId, UserId, WorkerId};
-use crate::message::Message;
-use crate::ports::store::{
-    AcceptHook, AcceptOutcome, AcceptRequest, AcceptedJob, Accepting, Awaiting, Backlog, Housekeeping, MessageFilter,
-    Messages, Moved, OwnedSession, Page, People, PullRequest, Pulled, ReceiptBatch, Renewed, Result, Retention, Scope,
-    SessionCommand, SessionReport, Sessions, Settled, Settlement, Store, StoreError, Swept, Working,
-};
-use crate::session::{BridgeKind, Pace, Session};
-use crate::time::{Day, Time, millis};
-use crate::usage::{Quota, UsageStats};
-use crate::user::{KeyOwner, NewUser, User};
+use crate::ids::WorkerId;
+use crate::ports::devices::DeviceWrite;
+use crate::ports::journal::ApiLog;
+use crate::ports::store::{AcceptHook, Result, Store, StoreError};
+use crate::store::pulse::Pulse;
+use crate::store::{Groups, Lane, to_its_end};
+use crate::time::Time;
 
 /// The database that the shared statements are compiled for.
 pub(crate) type Db = Sqlite;
+/// The store that the shared methods are compiled for.
+pub(crate) type Backend = SqliteStore;
+/// The time of a transaction: the writer's clock.
+pub(crate) type Now = Time;
 
 /// How long a statement waits for a lock of another program, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that read.
+/// Connections for reads.
 const READERS: u32 = 3;
+/// Connections for lookups.
+const LOOKUPS: u32 = 2;
+/// The longest that a read may take.
+const READ_MAX: Duration = Duration::from_secs(10);
 
 /// Requests of a kind that may wait, and the most that one transaction takes of it: a commit costs about a millisecond,
 /// and a transaction with a full share of each kind takes some tens.
@@ -138,21 +136,23 @@ pub async fn open(path: &Path, on_accept: AcceptHook) -> Result<Arc<dyn Store>> 
         last,
         receipts_at: tokio::time::Instant::now(),
     };
-    let readers = SqlitePoolOptions::new()
-        .max_connections(READERS)
-        .test_before_acquire(false)
-        .acquire_timeout(BUSY_TIMEOUT)
-        .connect_lazy_with(base.read_only(true).pragma("cache_size", "-2048").statement_cache_capacity(32));
+    let reading = base.read_only(true).pragma("cache_size", "-2048").statement_cache_capacity(32);
+    let pool = |connections: u32| {
+        SqlitePoolOptions::new()
+            .max_connections(connections)
+            .test_before_acquire(false)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .connect_lazy_with(reading.clone())
+    };
     Ok(Arc::new(SqliteStore {
         deployment,
-        readers,
+        lookups: pool(LOOKUPS),
+        readers: pool(READERS),
         logs,
-        accepting,
-        pulling,
-        settling,
-        receiving,
+        groups: Groups { accept: accepting, pull: pulling, settle: settling, receipts: receiving },
         writing,
         control,
+        pulse: Arc::default(),
         writer: Mutex::new(Some(tokio::spawn(writer.run()))),
     }))
 }
@@ -182,16 +182,15 @@ async fn begin(conn: &mut SqliteConnection) -> Result<(String, Time)> {
     Ok((deployment, last.unwrap_or_default()))
 }
 
-struct SqliteStore {
+pub(crate) struct SqliteStore {
     deployment: String,
+    lookups: SqlitePool,
     readers: SqlitePool,
     logs: Logs,
-    accepting: Group<AcceptRequest, Vec<AcceptOutcome>>,
-    pulling: Group<PullRequest, Pulled>,
-    settling: Group<Settlement, Settled>,
-    receiving: Group<ReceiptBatch, Vec<MessageId>>,
+    groups: Groups,
     writing: Group<Job, Box<dyn Any + Send>>,
     control: Arc<Control>,
+    pulse: Arc<Pulse>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -202,290 +201,98 @@ impl Drop for SqliteStore {
 }
 
 impl SqliteStore {
-    async fn read(&self) -> Result<PoolConnection<Sqlite>> {
-        self.readers.acquire().await.map_err(failed)
-    }
-
-    /// Has something written in the writer's next transaction, as a part of its own.
-    async fn write<T, F>(&self, write: F) -> Result<T>
+    /// Reads, on a connection of a lane. The caller may leave: before the call has a connection nothing has begun, and
+    /// afterwards it comes to its end.
+    async fn read<T, F>(&self, lane: Lane, read: F) -> Result<T>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut SqliteConnection, Time) -> BoxFuture<'c, Result<T>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
-        let job: Job = Box::new(move |conn, now| {
-            write(conn, now).map(|result| result.map(|value| Box::new(value) as Box<dyn Any + Send>)).boxed()
-        });
-        let value = self.writing.commit(job, 1).await?;
-        value.downcast().map(|value| *value).map_err(|_| StoreError::Internal("a write with another answer".to_owned()))
+        let pool = match lane {
+            Lane::Lookups => &self.lookups,
+            Lane::Reads => &self.readers,
+        };
+        read_from(pool, read).await
+    }
+
+    /// Has something written in the writer's next transaction, as a part of its own. Once the writer has it, it is written
+    /// whether or not the caller still waits.
+    async fn write<T, F>(&self, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection, Now) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        write(&self.writing, change).await
+    }
+
+    /// A settlement writes when its session last sent, too.
+    async fn write_last_active(&self, _: WorkerId) -> Result<()> {
+        Ok(())
+    }
+
+    async fn write_device_state(&self, write: DeviceWrite) -> Result<bool> {
+        change!(self, |c| devices::write(c, write))
+    }
+
+    async fn write_log(&self, lines: &[ApiLog]) -> Result<()> {
+        self.logs.write(lines).await
+    }
+
+    /// Reads the API log: a file of its own.
+    async fn read_log<T, F>(&self, read: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+    {
+        read_from(&self.logs.readers, read).await
     }
 }
 
-#[async_trait]
-impl Accepting for SqliteStore {
-    async fn accept(&self, request: AcceptRequest) -> Result<Vec<AcceptOutcome>> {
-        if request.items.is_empty() {
-            return Ok(Vec::new());
+async fn write<T, F>(writing: &Group<Job, Box<dyn Any + Send>>, change: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: for<'c> FnOnce(&'c mut SqliteConnection, Now) -> BoxFuture<'c, Result<T>> + Send + 'static,
+{
+    let job: Job = Box::new(move |conn, now| {
+        change(conn, now).map(|result| result.map(|value| Box::new(value) as Box<dyn Any + Send>)).boxed()
+    });
+    let value = writing.commit(job, 1).await?;
+    value.downcast().map(|value| *value).map_err(|_| StoreError::Internal("a write with another answer".to_owned()))
+}
+
+async fn read_from<T, F>(pool: &SqlitePool, read: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
+{
+    let mut connection = pool.acquire().await.map_err(failed)?;
+    let reading = async move {
+        match tokio::time::timeout(READ_MAX, read(&mut connection)).await {
+            Ok(result) => result,
+            Err(_) => {
+                drop(connection.detach());
+                Err(StoreError::Unavailable("the database took too long".to_owned()))
+            }
         }
-        let weight = request.items.len();
-        self.accepting.offer(request, weight).await
-    }
-
-    async fn replay(&self, user: UserId, key: &str) -> Result<Option<(Vec<u8>, Vec<(u32, MessageId)>)>> {
-        sql::messages::replay(&mut *self.read().await?, user, key).await
-    }
-
-    async fn backlog(&self) -> Result<Backlog> {
-        sql::messages::backlog(&mut *self.read().await?).await
-    }
-}
-
-#[async_trait]
-impl Messages for SqliteStore {
-    async fn message(&self, scope: Scope, id: MessageId) -> Result<Option<Message>> {
-        sql::messages::message(&mut *self.read().await?, scope, id).await
-    }
-
-    async fn messages(&self, scope: Scope, ids: &[MessageId]) -> Result<Vec<Message>> {
-        sql::messages::messages(&mut *self.read().await?, scope, ids).await
-    }
-
-    async fn list_messages(
-        &self,
-        scope: Scope,
-        filter: &MessageFilter,
-        after: Option<MessageId>,
-        limit: u32,
-    ) -> Result<Page<Message>> {
-        sql::messages::page(&mut *self.read().await?, scope, filter, after, limit).await
-    }
-
-    async fn cancel(&self, scope: Scope, id: MessageId) -> Result<Moved<Message>> {
-        self.write(move |conn, _| sql::messages::cancel(conn, scope, id).boxed()).await
-    }
-
-    async fn quota(&self, user: UserId) -> Result<Option<Quota>> {
-        sql::messages::quota(&mut *self.read().await?, user).await
-    }
-
-    async fn usage_days(&self, user: UserId, from: Day, until: Day) -> Result<Vec<UsageStats>> {
-        sql::messages::usage_days(&mut *self.read().await?, user, from, until).await
-    }
-
-    async fn count_requests(&self, shard: i64, requests: &[(UserId, i64)]) -> Result<()> {
-        let mut counts = std::collections::BTreeMap::<i64, i64>::new();
-        for (user, count) in requests {
-            *counts.entry(user.0).or_default() += count;
-        }
-        let counts: Vec<(i64, i64)> = counts.into_iter().collect();
-        self.write(move |conn, now| moves::count_requests(conn, now.day(), shard, counts).boxed()).await
-    }
-}
-
-#[async_trait]
-impl People for SqliteStore {
-    async fn any_user(&self) -> Result<bool> {
-        sql::people::any_user(&mut *self.read().await?).await
-    }
-
-    async fn create_user(&self, user: &NewUser, default_bridge: BridgeKind) -> Result<User> {
-        let user = user.clone();
-        self.write(move |conn, _| async move { sql::people::create_user(conn, &user, default_bridge).await }.boxed())
-            .await
-    }
-
-    async fn user(&self, id: UserId) -> Result<Option<User>> {
-        sql::people::user(&mut *self.read().await?, id).await
-    }
-
-    async fn user_by_name(&self, username: &str) -> Result<Option<User>> {
-        sql::people::user_by_name(&mut *self.read().await?, username).await
-    }
-
-    async fn set_password(&self, username: &str, password_hash: &str) -> Result<bool> {
-        let (username, hash) = (username.to_owned(), password_hash.to_owned());
-        self.write(move |conn, _| async move { sql::people::set_password(conn, &username, &hash).await }.boxed()).await
-    }
-
-    async fn set_active(&self, user: UserId, active: bool) -> Result<bool> {
-        self.write(move |conn, _| sql::people::set_active(conn, user, active).boxed()).await
-    }
-
-    async fn set_limit(&self, user: UserId, max_messages_per_day: Option<i64>) -> Result<bool> {
-        self.write(move |conn, _| sql::people::set_limit(conn, user, max_messages_per_day).boxed()).await
-    }
-
-    async fn create_api_key(
-        &self,
-        user: UserId,
-        name: &str,
-        lookup: &str,
-        hash: &[u8],
-        expires_at: Option<Time>,
-    ) -> Result<ApiKeyId> {
-        let (name, lookup, hash) = (name.to_owned(), lookup.to_owned(), hash.to_owned());
-        self.write(move |conn, _| {
-            async move { sql::people::create_api_key(conn, user, &name, &lookup, &hash, expires_at).await }.boxed()
-        })
-        .await
-    }
-
-    async fn key_owner(&self, lookup: &str) -> Result<Option<KeyOwner>> {
-        sql::people::key_owner(&mut *self.read().await?, lookup).await
-    }
-
-    async fn revoke_api_key(&self, id: ApiKeyId) -> Result<bool> {
-        self.write(move |conn, _| sql::people::revoke_api_key(conn, id).boxed()).await
-    }
-}
-
-#[async_trait]
-impl Sessions for SqliteStore {
-    async fn create_session(&self, user: UserId, name: &str, bridge: BridgeKind) -> Result<Session> {
-        let name = name.to_owned();
-        self.write(move |conn, _| async move { sql::sessions::create(conn, user, &name, bridge).await }.boxed()).await
-    }
-
-    async fn session(&self, user: UserId, name: &str) -> Result<Option<Session>> {
-        sql::sessions::session(&mut *self.read().await?, user, name).await
-    }
-
-    async fn session_name(&self, scope: Scope, id: SessionId) -> Result<Option<(UserId, String)>> {
-        sql::sessions::name(&mut *self.read().await?, scope, id).await
-    }
-
-    async fn list_sessions(&self, scope: Scope, after: Option<SessionId>, limit: u32) -> Result<Page<Session>> {
-        sql::sessions::page(&mut *self.read().await?, scope, after, limit).await
-    }
-
-    async fn set_pace(&self, user: UserId, name: &str, pace: &Pace) -> Result<Option<Session>> {
-        let (name, pace) = (name.to_owned(), *pace);
-        self.write(move |conn, _| async move { sql::sessions::set_pace(conn, user, &name, &pace).await }.boxed()).await
-    }
-
-    async fn set_proxy(&self, user: UserId, name: &str, proxy: Option<(Vec<u8>, String)>) -> Result<Option<Session>> {
-        let name = name.to_owned();
-        self.write(move |conn, _| async move { sql::sessions::set_proxy(conn, user, &name, proxy).await }.boxed()).await
-    }
-
-    async fn command(&self, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>> {
-        let name = name.to_owned();
-        self.write(move |conn, _| async move { sql::sessions::command(conn, user, &name, command).await }.boxed()).await
-    }
-
-    async fn request_pair_code(&self, user: UserId, name: &str, phone: &str) -> Result<Moved<Session>> {
-        let (name, phone) = (name.to_owned(), phone.to_owned());
-        self.write(move |conn, _| {
-            async move { sql::sessions::request_pair_code(conn, user, &name, &phone).await }.boxed()
-        })
-        .await
-    }
-
-    async fn pair_code(&self, session: SessionId) -> Result<Option<(String, Time)>> {
-        sql::sessions::pair_code(&mut *self.read().await?, session).await
-    }
-
-    async fn delete_session(&self, user: UserId, name: &str) -> Result<bool> {
-        let name = name.to_owned();
-        self.write(move |conn, _| async move { sql::sessions::delete(conn, user, &name).await }.boxed()).await
-    }
-}
-
-#[async_trait]
-impl Working for SqliteStore {
-    async fn register(&self, worker: WorkerId, lease: Duration) -> Result<()> {
-        self.write(move |conn, _| sql::ownership::register(conn, worker, millis(lease)).boxed()).await
-    }
-
-    async fn renew(&self, worker: WorkerId, lease: Duration) -> Result<Renewed> {
-        self.write(move |conn, _| sql::ownership::renew(conn, worker, millis(lease)).boxed()).await
-    }
-
-    async fn take(&self, worker: WorkerId, count: usize) -> Result<Vec<OwnedSession>> {
-        self.write(move |conn, _| sql::ownership::take(conn, worker, count).boxed()).await
-    }
-
-    async fn give_back(&self, worker: WorkerId, sessions: &[SessionId]) -> Result<()> {
-        let sessions = sessions.to_owned();
-        self.write(move |conn, _| async move { sql::ownership::give_back(conn, worker, &sessions).await }.boxed()).await
-    }
-
-    async fn bury(&self, worker: WorkerId, blocking: bool) -> Result<Vec<WorkerId>> {
-        self.write(move |conn, _| sql::ownership::bury(conn, worker, blocking).boxed()).await
-    }
-
-    async fn leave(&self, worker: WorkerId) -> Result<()> {
-        self.write(move |conn, _| sql::ownership::leave(conn, worker).boxed()).await
-    }
-
-    async fn report(&self, worker: WorkerId, session: SessionId, report: &SessionReport) -> Result<bool> {
-        let report = report.clone();
-        self.write(move |conn, _| async move { sql::ownership::report(conn, worker, session, &report).await }.boxed())
-            .await
-    }
-
-    async fn report_pacing(&self, worker: WorkerId, session: SessionId, until: Option<Time>) -> Result<()> {
-        self.write(move |conn, _| sql::ownership::report_pacing(conn, worker, session, until).boxed()).await
-    }
-
-    async fn pull(&self, request: PullRequest) -> Result<Pulled> {
-        self.pulling.commit(request, 1).await
-    }
-
-    async fn settle(&self, settlement: Settlement) -> Result<Settled> {
-        self.settling.commit(settlement, 1).await
-    }
-
-    async fn receipts(&self, batch: ReceiptBatch) -> Result<Vec<MessageId>> {
-        let weight = batch.receipts.len().max(1);
-        self.receiving.commit(batch, weight).await
-    }
-
-    async fn awaiting_receipts(&self, session: SessionId, limit: u32) -> Result<Vec<Awaiting>> {
-        sql::messages::awaiting_receipts(&mut *self.read().await?, session, limit).await
-    }
-}
-
-#[async_trait]
-impl Housekeeping for SqliteStore {
-    async fn lead(&self, worker: WorkerId, term: Duration) -> Result<bool> {
-        self.write(move |conn, _| sql::ownership::lead(conn, worker, term).boxed()).await
-    }
-
-    async fn promote(&self) -> Result<(Vec<AcceptedJob>, bool)> {
-        self.write(move |conn, now| housekeeping::promote(conn, now).boxed()).await
-    }
-
-    async fn expire(&self) -> Result<Swept> {
-        self.write(move |conn, now| housekeeping::expire(conn, now).boxed()).await
-    }
-
-    async fn count_backlog(&self) -> Result<(Backlog, Option<Duration>)> {
-        let counted = housekeeping::count(&mut *self.read().await?, Time::now()).await?;
-        if !counted.changed.is_empty() {
-            let changed = counted.changed;
-            self.write(move |conn, _| async move { housekeeping::write_counts(conn, &changed).await }.boxed()).await?;
-        }
-        Ok((counted.backlog, counted.oldest))
-    }
-
-    async fn drain_deleted(&self) -> Result<(Swept, Vec<SessionId>)> {
-        self.write(move |conn, now| housekeeping::drain_deleted(conn, now).boxed()).await
-    }
-
-    async fn retire(&self, retention: &Retention) -> Result<bool> {
-        let retention = *retention;
-        let more = self.logs.retire(Time(Time::now().0.saturating_sub(millis(retention.api_logs)))).await?;
-        let rest = self
-            .write(move |conn, now| async move { housekeeping::retire(conn, now, &retention).await }.boxed())
-            .await?;
-        Ok(more || rest)
-    }
+    };
+    to_its_end(reading).await
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn ping(&self) -> Result<()> {
-        sqlx::query("SELECT 1").execute(&mut *self.read().await?).await.map(drop).map_err(failed)
+        lookup!(self, |c| sql::ping(c))
+    }
+
+    fn moves(&self) -> Result<()> {
+        // Locked while the store is being closed.
+        if let Ok(writer) = self.writer.try_lock()
+            && writer.as_ref().is_some_and(JoinHandle::is_finished)
+        {
+            return Err(StoreError::Unavailable("the database's writer has ended".to_owned()));
+        }
+        let writing = self.writing.clone();
+        self.pulse.check(async move { write(&writing, |c, _| Box::pin(sql::probe(c))).await })
     }
 
     fn deployment(&self) -> &str {
@@ -494,6 +301,7 @@ impl Store for SqliteStore {
 
     async fn close(&self) {
         // Readers first: the last to close cuts the write-ahead log, and that must be one that writes.
+        self.lookups.close().await;
         self.readers.close().await;
         self.logs.close().await;
         self.control.close();

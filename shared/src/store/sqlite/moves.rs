@@ -4,12 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use sqlx_sqlite::SqliteConnection;
 use uuid::Uuid;
 
 use super::dialect;
 use super::script::Script;
-use super::sql::failed;
 use crate::ids::{MessageId, SessionId, UserId, WorkerId};
 use crate::message::{MessageError, MessageType, Status};
 use crate::ports::store::{Result, StoreError};
@@ -266,25 +264,4 @@ impl Serialize for Hex {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.serialize_str(self.0.simple().encode_lower(&mut Uuid::encode_buffer()))
     }
-}
-
-/// Adds to the users' counts of requests.
-pub(super) async fn count_requests(
-    conn: &mut SqliteConnection,
-    today: Day,
-    shard: i64,
-    counts: Vec<(i64, i64)>,
-) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO usage_stats (user_id, day, shard, api_requests)
-        SELECT value->>0, $2, $3, value->>1 FROM json_each($1) WHERE true
-        ON CONFLICT (user_id, day, shard) DO UPDATE SET api_requests = api_requests + excluded.api_requests",
-    )
-    .bind(json(&counts)?)
-    .bind(today)
-    .bind(shard)
-    .execute(conn)
-    .await
-    .map_err(failed)?;
-    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection};
 use sqlx_sqlite::SqliteConnectOptions;
 
 use super::logs;
@@ -28,10 +28,8 @@ pub async fn lists(path: &Path) -> Result<Vec<(&'static str, Vec<String>)>> {
     ] {
         let options = SqliteConnectOptions::new().filename(file).read_only(true);
         let mut connection = options.connect().await.map_err(failed)?;
-        let steps: Vec<(i64, i64, i64, String)> = sqlx::query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")))
-            .fetch_all(&mut connection)
-            .await
-            .map_err(failed)?;
+        let steps: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(&format!("EXPLAIN QUERY PLAN {sql}")).fetch_all(&mut connection).await.map_err(failed)?;
         plans.push((name, steps.into_iter().map(|(.., step)| step).collect()));
         connection.close().await.map_err(failed)?;
     }

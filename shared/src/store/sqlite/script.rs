@@ -9,7 +9,7 @@ use std::vec;
 
 use futures_util::StreamExt;
 use sqlx::error::BoxDynError;
-use sqlx::{Arguments, AssertSqlSafe, Either, Encode, Executor, FromRow, Type};
+use sqlx::{Arguments, Either, Encode, Executor, FromRow, Type};
 use sqlx_sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
 use super::sql::failed;
@@ -22,7 +22,7 @@ const EXPECT_ROWS: &str = "SELECT json('rows: ' || changes()) WHERE changes() <>
 /// Statements that run in one call, with their parameters. Each text is prepared once, so there must be few different ones.
 pub(super) struct Script {
     statements: Vec<Statement>,
-    arguments: std::result::Result<SqliteArguments, BoxDynError>,
+    arguments: std::result::Result<SqliteArguments<'static>, BoxDynError>,
 }
 
 struct Statement {
@@ -49,7 +49,7 @@ impl Script {
     }
 
     /// Binds the last statement's next parameter.
-    pub(super) fn bind<'t>(mut self, value: impl Encode<'t, Sqlite> + Type<Sqlite>) -> Self {
+    pub(super) fn bind(mut self, value: impl Encode<'static, Sqlite> + Type<Sqlite> + 'static) -> Self {
         if let Ok(arguments) = &mut self.arguments
             && let Err(error) = Arguments::add(arguments, value)
         {
@@ -100,7 +100,7 @@ impl Script {
         let text = self.text(before, after);
         let Self { statements, arguments } = self;
         let arguments = arguments.map_err(|error| Stopped::Before(sqlx::Error::Encode(error)))?;
-        let query = sqlx::query_with(AssertSqlSafe(text), arguments);
+        let query = sqlx::query_with(&text, arguments);
         let mut stream = Executor::fetch_many(conn, query);
         let mut answers = Vec::with_capacity(before.len() + statements.len() + 1);
         let mut rows = Vec::new();
@@ -170,7 +170,7 @@ pub(super) enum Stopped {
 }
 
 /// The rows that a script's statements gave, by statement.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Answers(vec::IntoIter<Vec<SqliteRow>>);
 
 impl Answers {

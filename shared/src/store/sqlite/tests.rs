@@ -474,7 +474,7 @@ async fn hot_statements_use_their_indexes() {
     ] {
         assert!(!text.contains("LIMIT $"), "prepared anew each time: {text}");
         let explain = format!("EXPLAIN QUERY PLAN {text}");
-        let plan: Vec<String> = sqlx::query(sqlx::AssertSqlSafe(explain))
+        let plan: Vec<String> = sqlx::query(&explain)
             .fetch_all(&mut conn)
             .await
             .expect(text)

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::sql::failed;
 use super::transaction::Transaction;
-use crate::group_commit::{Answer, Gather, Pending};
+use crate::group_commit::{Answer, Gather, Pending, survives};
 use crate::ports::store::{
     AcceptHook, AcceptOutcome, AcceptRequest, PullRequest, Pulled, ReceiptBatch, Result, Settled, Settlement,
     StoreError,
@@ -92,7 +92,10 @@ impl Writer {
             let closing = self.control.closing.load(Ordering::Acquire);
             let (batch, paused) = self.gather(closing);
             if batch.requests() > 0 {
-                self.write(batch).await;
+                // After a panic nobody knows what the connection is in the middle of.
+                if !survives(self.write(batch)).await {
+                    self.abandon().await;
+                }
             } else if closing {
                 break;
             } else if paused {

@@ -1,4 +1,4 @@
-//! Sweeps: in chunks, each a statement or a short transaction. Messages are locked by id, then the quota.
+//! Sweeps: in chunks, each a short transaction. Messages are locked by id, then the quota.
 
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use uuid::Uuid;
 
 use super::sql::messages::first_id_at;
 use super::sql::sessions::remove_drained;
-use super::{error, partitions, sql};
-use crate::ids::{MessageId, SessionId};
+use super::{Backend, Now, error, partitions, sql};
+use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::MessageError;
+use crate::ports::operations::CancelFilter;
 use crate::ports::store::{AcceptedJob, Backlog, Result, Retention, SWEEP_CHUNK, Swept};
 use crate::session::DELETE_GRACE;
 use crate::time::{Day, Time, millis};
@@ -59,7 +60,8 @@ struct Promoted {
     request_id: String,
 }
 
-pub(super) async fn promote(connection: &mut PgConnection) -> Result<(Vec<AcceptedJob>, bool)> {
+/// Gives scheduled messages that fell due their place in the order.
+pub(super) async fn promote(connection: &mut PgConnection, _: Now) -> Result<(Vec<AcceptedJob>, bool)> {
     let rows: Vec<Promoted> = sqlx::query_as(PROMOTE).bind(SWEEP_CHUNK).fetch_all(connection).await.map_err(error)?;
     let more = is_full(rows.len());
     let job = |row: Promoted| AcceptedJob {
@@ -137,7 +139,7 @@ const DRAIN: &str = ending!(
 );
 
 /// What a user has waiting and may take back: what can't have been sent.
-pub(super) const CANCEL: &str = ending!(
+const CANCEL: &str = ending!(
     "mine AS MATERIALIZED (
     SELECT id FROM sessions WHERE user_id = $3 AND ($4::text IS NULL OR name = $4 AND deleting_at IS NULL)
 ), picked AS MATERIALIZED (
@@ -153,7 +155,8 @@ pub(super) const CANCEL: &str = ending!(
 )"
 );
 
-pub(super) async fn expire(connection: &mut PgConnection) -> Result<Swept> {
+/// Ends what is past its expiry.
+pub(super) async fn expire(connection: &mut PgConnection, _: Now) -> Result<Swept> {
     let messages: Vec<MessageId> = sqlx::query_scalar(EXPIRE)
         .bind(SWEEP_CHUNK)
         .bind(MessageError::unknown_outcome().to_json())
@@ -164,8 +167,30 @@ pub(super) async fn expire(connection: &mut PgConnection) -> Result<Swept> {
     Ok(Swept { messages, more })
 }
 
-/// In a transaction.
-pub(super) async fn drain_deleted(connection: &mut PgConnection) -> Result<(Swept, Vec<SessionId>)> {
+/// Cancels what a user has waiting, and what can't have been sent.
+pub(super) async fn cancel_waiting(
+    connection: &mut PgConnection,
+    _: Now,
+    user: UserId,
+    filter: &CancelFilter,
+) -> Result<Swept> {
+    let messages: Vec<MessageId> = sqlx::query_scalar(CANCEL)
+        .bind(SWEEP_CHUNK)
+        .bind(MessageError::unknown_outcome().to_json())
+        .bind(user)
+        .bind(filter.session.as_deref())
+        .bind(filter.to.as_ref())
+        .bind(filter.reference.as_deref())
+        .fetch_all(connection)
+        .await
+        .map_err(error)?;
+    // Some may have been locked just now: look again until none is left.
+    let more = !messages.is_empty();
+    Ok(Swept { messages, more })
+}
+
+/// Cancels what marked sessions have queued and removes those that are empty.
+pub(super) async fn drain_deleted(connection: &mut PgConnection, _: Now) -> Result<(Swept, Vec<SessionId>)> {
     let marked: Vec<SessionId> = sqlx::query_scalar(concat!(
         "SELECT id FROM sessions
          WHERE deleting_at IS NOT NULL AND drained_at IS NULL AND deleting_at < ",
@@ -210,7 +235,19 @@ pub(super) async fn drain_deleted(connection: &mut PgConnection) -> Result<(Swep
     Ok((swept, empty))
 }
 
-pub(super) async fn count_backlog(connection: &mut PgConnection) -> Result<(Backlog, Option<Duration>)> {
+/// Counts what waits into the sessions' rows, and answers it with the age of the oldest waiting message.
+pub(super) async fn count_backlog(store: &Backend) -> Result<(Backlog, Option<Duration>)> {
+    let (ids, counts) = read!(store, |c| count_waiting(c))?;
+    let oldest = {
+        let ids = ids.clone();
+        read!(store, |c| oldest_waiting(c, &ids))?
+    };
+    change!(store, |c| write_counts(c, &ids, &counts))?;
+    Ok((read!(store, |c| sql::messages::backlog(c))?, oldest))
+}
+
+/// Sessions that have something waiting, and how many messages each.
+async fn count_waiting(connection: &mut PgConnection) -> Result<(Vec<Uuid>, Vec<i64>)> {
     let counted: Vec<(Uuid, i64)> = sqlx::query_as(
         "SELECT session_id, count(*) FROM (
              SELECT session_id FROM messages WHERE open
@@ -218,10 +255,13 @@ pub(super) async fn count_backlog(connection: &mut PgConnection) -> Result<(Back
              SELECT session_id FROM messages WHERE due_at IS NOT NULL AND NOT open) m
          GROUP BY session_id",
     )
-    .fetch_all(&mut *connection)
+    .fetch_all(connection)
     .await
     .map_err(error)?;
-    let (ids, counts): (Vec<Uuid>, Vec<i64>) = counted.into_iter().unzip();
+    Ok(counted.into_iter().unzip())
+}
+
+async fn write_counts(connection: &mut PgConnection, sessions: &[Uuid], counts: &[i64]) -> Result<()> {
     sqlx::query(
         "WITH locked AS MATERIALIZED (
              SELECT s.id, COALESCE(c.n, 0) AS n
@@ -230,11 +270,15 @@ pub(super) async fn count_backlog(connection: &mut PgConnection) -> Result<(Back
              ORDER BY s.id FOR NO KEY UPDATE OF s)
          UPDATE sessions s SET queued = l.n FROM locked l WHERE s.id = l.id",
     )
-    .bind(&ids)
-    .bind(&counts)
-    .execute(&mut *connection)
+    .bind(sessions)
+    .bind(counts)
+    .execute(connection)
     .await
-    .map_err(error)?;
+    .map(drop)
+    .map_err(error)
+}
+
+async fn oldest_waiting(connection: &mut PgConnection, sessions: &[Uuid]) -> Result<Option<Duration>> {
     let oldest_ms: Option<i64> = sqlx::query_scalar(concat!(
         "SELECT max(",
         now_ms!(),
@@ -243,39 +287,48 @@ pub(super) async fn count_backlog(connection: &mut PgConnection) -> Result<(Back
          CROSS JOIN LATERAL (
              SELECT m.created_at FROM messages m WHERE m.session_id = s.id AND m.open ORDER BY m.seq LIMIT 1) f",
     ))
-    .bind(&ids)
-    .fetch_one(&mut *connection)
+    .bind(sessions)
+    .fetch_one(connection)
     .await
     .map_err(error)?;
-    let backlog = super::sql::messages::backlog(connection).await?;
-    Ok((backlog, oldest_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)))))
+    Ok(oldest_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
 }
 
 /// Days whose stats may still be written by a process that counts late.
 const FOLD_AFTER_DAYS: i64 = 2;
 
-pub(super) async fn retire(connection: &mut PgConnection, retention: &Retention) -> Result<bool> {
-    let now = now(connection).await?;
-    let mut more = fold_usage(connection, Day(now.day().0 - FOLD_AFTER_DAYS)).await?;
-    more |= delete(
-        connection,
-        "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
-             SELECT ctid FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2))",
-        now.0 - millis(retention.idempotency_keys),
-    )
-    .await?;
-    more |= super::sql::logins::retire(connection, now).await?;
-    for (table, keep) in [(&partitions::EVENTS, retention.events), (&partitions::API_LOGS, retention.api_logs)] {
-        more |= partitions::keep(connection, table, now, Time(now.0.saturating_sub(millis(keep)))).await?;
+/// Removes what is kept no longer; `true` if there may be more. Each table in a transaction of its own, so that none holds
+/// another's locks.
+pub(super) async fn retire(store: &Backend, retention: &Retention) -> Result<bool> {
+    let now = read!(store, |c| now(c))?;
+    let before = |age: Duration| Time(now.0.saturating_sub(millis(age)));
+    let keys_before = before(retention.idempotency_keys);
+    let mut more = change!(store, |c| fold_usage(c, Day(now.day().0 - FOLD_AFTER_DAYS)))?;
+    more |= change!(store, |c| retire_idempotency_keys(c, keys_before))?;
+    more |= change!(store, |c| super::sql::logins::retire(c, now))?;
+    for (table, before) in
+        [(&partitions::EVENTS, before(retention.events)), (&partitions::API_LOGS, before(retention.api_logs))]
+    {
+        more |= change!(store, |c| partitions::keep(c, table, now, before))?;
     }
     if let Some(keep) = retention.messages {
-        more |= retire_messages(connection, Time(now.0 - millis(keep))).await?;
+        let before = before(keep);
+        more |= change!(store, |c| retire_messages(c, before))?;
+        change!(store, |c| remove_drained(c, before, first_id_at(before)))?;
     }
     Ok(more)
 }
 
-async fn delete(connection: &mut PgConnection, sql: &'static str, before: i64) -> Result<bool> {
-    let done = sqlx::query(sql).bind(before).bind(SWEEP_CHUNK).execute(connection).await.map_err(error)?;
+async fn retire_idempotency_keys(connection: &mut PgConnection, before: Time) -> Result<bool> {
+    let done = sqlx::query(
+        "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2))",
+    )
+    .bind(before)
+    .bind(SWEEP_CHUNK)
+    .execute(connection)
+    .await
+    .map_err(error)?;
     Ok(done.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
 }
 
@@ -303,8 +356,7 @@ async fn fold_usage(connection: &mut PgConnection, before: Day) -> Result<bool> 
     Ok(folded.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
 }
 
-/// Messages that ended before a time, and then removed sessions that none of theirs is left of. Ids sort by time, so the
-/// oldest messages are the first of the primary key.
+/// Messages that ended before a time. Ids sort by time, so the oldest messages are the first of the primary key.
 async fn retire_messages(connection: &mut PgConnection, before: Time) -> Result<bool> {
     let done = sqlx::query(
         "DELETE FROM messages WHERE id = ANY(ARRAY(
@@ -313,9 +365,8 @@ async fn retire_messages(connection: &mut PgConnection, before: Time) -> Result<
     .bind(first_id_at(before))
     .bind(before)
     .bind(SWEEP_CHUNK)
-    .execute(&mut *connection)
+    .execute(connection)
     .await
     .map_err(error)?;
-    remove_drained(connection, before, first_id_at(before)).await?;
     Ok(done.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
 }

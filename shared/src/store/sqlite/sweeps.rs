@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx_sqlite::SqliteConnection;
 
+use super::Backend;
 use super::moves::{self, Effects, Hex, Move, State, json};
 use super::script::Script;
 use super::sql::messages::first_id_at;
@@ -158,14 +159,14 @@ async fn end_all(conn: &mut SqliteConnection, now: Time, rows: Vec<State>, statu
 }
 
 /// What waits, by session: all of them, and those whose count changed.
-pub(super) struct Counted {
-    pub(super) backlog: Backlog,
-    pub(super) oldest: Option<Duration>,
-    pub(super) changed: Vec<(SessionId, i64)>,
+struct Counted {
+    backlog: Backlog,
+    oldest: Option<Duration>,
+    changed: Vec<(SessionId, i64)>,
 }
 
 /// Counts what waits: one pass over the partial indexes. A read.
-pub(super) async fn count(conn: &mut SqliteConnection, now: Time) -> Result<Counted> {
+async fn count(conn: &mut SqliteConnection, now: Time) -> Result<Counted> {
     let open: Vec<(SessionId, i64, i64)> = sqlx::query_as(
         "SELECT session_id, count(*) AS waiting, min(seq) AS first FROM messages INDEXED BY messages_open_session
         WHERE open GROUP BY session_id",
@@ -208,8 +209,18 @@ pub(super) async fn count(conn: &mut SqliteConnection, now: Time) -> Result<Coun
     Ok(Counted { backlog, oldest: oldest.map(|at| now.since(at)), changed })
 }
 
+/// Counts what waits into the sessions' rows, and answers it with the age of the oldest waiting message.
+pub(super) async fn count_backlog(store: &Backend) -> Result<(Backlog, Option<Duration>)> {
+    let counted = read!(store, |c| count(c, Time::now()))?;
+    if !counted.changed.is_empty() {
+        let changed = counted.changed;
+        change!(store, |c| write_counts(c, &changed))?;
+    }
+    Ok((counted.backlog, counted.oldest))
+}
+
 /// Writes the sessions' counts down.
-pub(super) async fn write_counts(conn: &mut SqliteConnection, changed: &[(SessionId, i64)]) -> Result<()> {
+async fn write_counts(conn: &mut SqliteConnection, changed: &[(SessionId, i64)]) -> Result<()> {
     let rows: Vec<(Hex, i64)> = changed.iter().map(|(session, count)| (Hex(session.0), *count)).collect();
     sqlx::query(
         "UPDATE sessions SET queued = i.waiting
@@ -293,7 +304,14 @@ async fn drain(conn: &mut SqliteConnection, now: Time, session: SessionId) -> Re
 const FOLD_AFTER_DAYS: i64 = 2;
 
 /// Removes what is kept no longer; `true` if there may be more.
-pub(super) async fn retire(conn: &mut SqliteConnection, now: Time, retention: &Retention) -> Result<bool> {
+pub(super) async fn retire(store: &Backend, retention: &Retention) -> Result<bool> {
+    let retention = *retention;
+    let logs = store.logs.retire(before(Time::now(), retention.api_logs)).await?;
+    let rest = change!(store, |c, now| retire_rows(c, now, &retention))?;
+    Ok(logs || rest)
+}
+
+async fn retire_rows(conn: &mut SqliteConnection, now: Time, retention: &Retention) -> Result<bool> {
     let mut more = false;
     // `n` follows the time, so that the oldest need no index of their own.
     let gone = sqlx::query("DELETE FROM events WHERE n IN (SELECT n FROM events ORDER BY n LIMIT $2) AND at < $1")
