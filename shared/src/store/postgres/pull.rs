@@ -48,7 +48,7 @@ WITH want AS MATERIALIZED (
     WHERE s.owner = $1 AND s.status = 3 AND NOT s.paused AND s.deleting_at IS NULL
       AND (SELECT u.is_active FROM users u WHERE u.id = s.user_id)
 ), look AS MATERIALIZED (
-    SELECT r.*, c.ids, cardinality(c.ids) AS found, c.last
+    SELECT r.*, c.ids, cardinality(c.ids)::bigint AS found, c.last
     FROM ready r CROSS JOIN LATERAL (
         SELECT COALESCE(array_agg(p.id), '{}') AS ids, max(p.seq) AS last
         FROM (
