@@ -74,7 +74,11 @@ impl Health {
             Some((at, answers)) if at.elapsed() < REMEMBERED => answers,
             _ => {
                 let ping = tokio::time::timeout(DATABASE_TIMEOUT, self.store.ping()).await;
-                let answers = matches!(ping, Ok(Ok(())));
+                let moves = self.store.moves();
+                if let Err(error) = &moves {
+                    tracing::warn!(%error, "not ready");
+                }
+                let answers = matches!(ping, Ok(Ok(()))) && moves.is_ok();
                 *last = Some((Instant::now(), answers));
                 answers
             }
@@ -114,12 +118,12 @@ async fn live() -> Response {
 
 /// Can the process do its work?
 ///
-/// Not without the database, and more slowly without the others.
+/// Not without the database, nor while nothing can be written (for 10 s), and more slowly without the others.
 #[utoipa::path(
     get, path = "/health/ready", tag = "Health", operation_id = "get_readiness", security(()),
     responses(
         (status = 200, description = "It can.", body = Ready),
-        (status = 503, description = "The database can't be reached.", body = Ready),
+        (status = 503, description = "The database can't be reached, or takes no writes.", body = Ready),
     ),
 )]
 async fn ready(State(health): State<Arc<Health>>) -> Response {

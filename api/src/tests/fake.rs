@@ -530,6 +530,10 @@ impl Store for FakeStore {
     async fn ping(&self) -> Result<()> {
         self.reach().map(|_| ())
     }
+
+    fn moves(&self) -> Result<()> {
+        Ok(())
+    }
     fn deployment(&self) -> &str {
         "fake"
     }

@@ -15,6 +15,7 @@ use crate::ports::store::{AcceptedJob, Store};
 
 pub mod accepting;
 pub mod accounts;
+pub mod departures;
 pub mod devices;
 pub mod doubt;
 pub mod events;
@@ -76,6 +77,9 @@ macro_rules! store_suite {
                 a_poisoned_item_fails_alone,
                 text_comes_back_as_it_was,
                 an_empty_request_is_harmless,
+            ]
+            departures: [
+                a_caller_that_leaves_changes_nothing_for_the_next,
             ]
             devices: [
                 device_state_is_read_back,

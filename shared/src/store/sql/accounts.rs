@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{dialect, Backend, Connection, failed, logins, people};
+use super::{Backend, Connection, dialect, failed, logins, people};
 use crate::ids::{ApiKeyId, FamilyId, SessionId, UserId};
 use crate::ports::accounts::Accounts;
 use crate::ports::store::{Moved, Result, StoreError};

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{dialect, Backend, Connection, failed};
+use super::{Backend, Connection, dialect, failed};
 use crate::ids::{SessionId, WorkerId};
 use crate::ports::devices::{DeviceRange, DeviceWrite, Devices, after_prefix};
 use crate::ports::store::Result;
