@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sanasr_shared::conformance::store::World;
-use sanasr_shared::ids::UserId;
+use sanasr_shared::ids::{MessageId, SessionId, UserId, WorkerId, new_whatsapp_id};
+use sanasr_shared::message::{Content, MessageType, NewMessage};
 use sanasr_shared::ports::journal::{ApiLogFilter, Newest, UsageFilter};
-use sanasr_shared::ports::store::{AcceptHook, AcceptedJob, Scope, Store};
+use sanasr_shared::ports::store::{AcceptHook, AcceptRequest, AcceptedJob, PullRequest, Scope, Store};
+use sanasr_shared::recipient::Recipient;
+use sanasr_shared::session::BridgeKind;
 use sanasr_shared::store::{postgres, sqlite};
 use sanasr_shared::store_suite;
 use sanasr_shared::time::Day;
+use sanasr_shared::user::NewUser;
 use sqlx::{ConnectOptions, Connection};
 use sqlx_postgres::PgConnection;
 use sqlx_sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -283,4 +287,100 @@ async fn a_late_event_is_known_to_be_missing() {
     world.alter("DELETE FROM events").await;
     let newest = store.newest_events().await.expect("an answer");
     assert_eq!((newest.last, newest.missing), (last, (1..=last).collect()));
+}
+
+/// A worker that drives many sessions, each with a backlog and many places free, gets them all: within the time that the
+/// database lets a statement run, whatever their number.
+#[tokio::test]
+async fn many_sessions_with_many_places_are_pulled_at_once() {
+    const SESSIONS: usize = 512;
+    const PLACES: u32 = 64;
+    let world = postgres_world().await;
+    let store = world.store().await;
+    let worker = WorkerId::generate();
+    store.register(worker, Duration::from_secs(3_600)).await.expect("a worker");
+    for statement in [
+        "INSERT INTO users (username, password_hash, is_staff, created_at, updated_at) VALUES ('u', '', false, 0, 0)",
+        "INSERT INTO sessions (id, user_id, name, bridge, owner, status, created_at, updated_at)
+         SELECT gen_random_uuid(), u.id, n::text, 0, w.id, 3, 0, 0
+         FROM generate_series(1, 512) n, workers w, users u WHERE u.username = 'u'",
+        "INSERT INTO messages (id, user_id, session_id, created_at, expires_at, updated_at, quota_day, status, type, open,
+             recipient, whatsapp_id, request_id, content)
+         SELECT gen_random_uuid(), s.user_id, s.id, now_ms(), now_ms() + 3600000, now_ms(), 0, 1, 0, true,
+             '+1555' || n, s.id::text || n, '', '{\"text\": \"a\"}'
+         FROM sessions s, generate_series(1, 80) n WHERE s.owner IS NOT NULL",
+        "ANALYZE",
+    ] {
+        world.alter(statement).await;
+    }
+    let sessions = store.renew(worker, Duration::from_secs(3_600)).await.expect("a renewal").sessions;
+    assert_eq!(sessions.len(), SESSIONS);
+    let start = std::time::Instant::now();
+    let pulls = sessions.iter().map(|session| {
+        store.pull(PullRequest {
+            worker,
+            session: session.id,
+            claim: 1,
+            places: PLACES,
+            from_seq: 0,
+            low: 0,
+            scan: 1_000,
+            recipients: (0..PLACES).map(|n| Recipient::parse(&format!("+1555{n:07}")).expect("a number")).collect(),
+        })
+    });
+    for pulled in futures_util::future::join_all(pulls).await {
+        let pulled = pulled.expect("no statement runs into its limit");
+        assert_eq!(pulled.messages.len(), PLACES as usize);
+        assert!(pulled.ready && pulled.next_seq.is_some());
+    }
+    println!("{SESSIONS} sessions with {PLACES} places each: {:?}", start.elapsed());
+}
+
+/// Every connection to PostgreSQL sends at once what it has (`TCP_NODELAY`): a statement of more than one write doesn't wait
+/// 40 ms for the acknowledgement of the first. The quickest of many tries is looked at, as the machine may be busy.
+#[tokio::test]
+async fn a_large_statement_waits_for_no_acknowledgement() {
+    const DELAYED: Duration = Duration::from_millis(40);
+    let world = postgres_world().await;
+    let store = world.store().await;
+    let session = {
+        let user = NewUser {
+            username: "user".to_owned(),
+            password_hash: "$argon2id$none".to_owned(),
+            is_staff: false,
+            max_messages_per_day: None,
+        };
+        let user = store.create_user(&user, BridgeKind::Simulator).await.expect("a user").id;
+        store.session(user, "default").await.expect("a read").expect("a session")
+    };
+    let numbers: Vec<i64> = (0..5_000).collect();
+    let (mut read, mut accepted) = (Duration::MAX, Duration::MAX);
+    for _ in 0..30 {
+        let start = std::time::Instant::now();
+        store.events_numbered(&numbers).await.expect("an answer");
+        read = read.min(start.elapsed());
+        let items = (0..50).map(|n| (n, large_message(session.id, n))).collect();
+        let start = std::time::Instant::now();
+        store.accept(AcceptRequest { user: session.user_id, key: None, items }).await.expect("an answer");
+        accepted = accepted.min(start.elapsed());
+    }
+    assert!(read < DELAYED, "a read of 40 kB: {read:?}");
+    assert!(accepted < DELAYED, "an accept of 50 kB: {accepted:?}");
+}
+
+fn large_message(session: SessionId, n: u32) -> NewMessage {
+    NewMessage {
+        id: MessageId::generate(),
+        session,
+        recipient: Recipient::parse(&format!("+1555{n:07}")).expect("a number"),
+        whatsapp_id: new_whatsapp_id(),
+        kind: MessageType::Text,
+        content: Content { text: Some("x".repeat(1_000)), ..Content::default() },
+        reply_to: None,
+        replayed_from: None,
+        reference: None,
+        send_at: None,
+        expires_at: None,
+        request_id: "large".to_owned(),
+    }
 }

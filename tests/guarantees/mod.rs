@@ -8,6 +8,7 @@ mod edge;
 mod events;
 mod first_run;
 mod greed;
+mod hangups;
 mod idempotency;
 mod isolation;
 mod logins;

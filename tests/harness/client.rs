@@ -162,6 +162,11 @@ impl Client {
         Events::new(request.send().await.expect("a stream of events"))
     }
 
+    /// Its access token, if it has one.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// Its key.
     pub(crate) fn key(&self) -> &str {
         &self.key

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
-use redis::{AsyncConnectionConfig, Client};
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
@@ -73,7 +74,11 @@ impl RedisSignals {
     /// What is wrong with the URL.
     pub fn start(url: &str, deployment: &str, watchdog: &Watchdog) -> Result<Arc<Self>, String> {
         // The library's error may hold parts of the URL, and so a password.
-        let client = Client::open(url).map_err(|e| format!("not redis://host or rediss://host ({:?})", e.kind()))?;
+        let unfit = |e: redis::RedisError| format!("not redis://host or rediss://host ({:?})", e.kind());
+        let server = url.into_connection_info().map_err(unfit)?;
+        // Small messages go out at once.
+        let server = server.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let client = Client::open(server).map_err(unfit)?;
         let channel = format!("{deployment}.signals");
         let process = Uuid::now_v7();
         let (listeners, up) = (broadcast::Sender::new(LISTENER_CAPACITY), Arc::<Up>::default());

@@ -241,14 +241,16 @@ mod tests {
         let mut conn = memory().await;
         let insert = |n: i64| Script::default().then(INSERT).bind(n).bind("x");
         let twice = insert(1).then(INSERT).bind(1).bind("y").then(INSERT).bind(2).bind("z");
-        let stopped = twice.run_between(&mut conn, &["BEGIN"], Some("COMMIT")).await.expect_err("the same key");
+        let stopped =
+            twice.run_between(&mut conn, &["BEGIN"], Some("COMMIT")).await.map(drop).expect_err("the same key");
         assert!(matches!(stopped, Stopped::Within(StoreError::Invalid(_))), "{stopped:?}");
-        let stopped = insert(3).run_between(&mut conn, &["BEGIN"], None).await.expect_err("it has begun");
+        let stopped = insert(3).run_between(&mut conn, &["BEGIN"], None).await.map(drop).expect_err("it has begun");
         assert!(matches!(stopped, Stopped::Before(_)), "{stopped:?}");
         assert_eq!(count(&mut conn).await, 1);
         Script::default().run_between(&mut conn, &["ROLLBACK"], None).await.expect("nothing else");
         assert_eq!(count(&mut conn).await, 0);
-        let stopped = insert(4).run_between(&mut conn, &[], Some("COMMIT")).await.expect_err("it hasn't begun");
+        let stopped =
+            insert(4).run_between(&mut conn, &[], Some("COMMIT")).await.map(drop).expect_err("it hasn't begun");
         assert!(matches!(stopped, Stopped::After(_)), "{stopped:?}");
     }
 

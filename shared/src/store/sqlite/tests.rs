@@ -8,11 +8,17 @@ use std::time::Duration;
 use sqlx::{ConnectOptions, Connection, Row};
 
 use super::*;
-use crate::ids::new_whatsapp_id;
-use crate::message::{BlockedBy, Content, Hold, MAX_CRASHES, MessageError, MessageType, NewMessage, Status};
-use crate::ports::store::{IdempotencyKey, Outcome, Receipt};
+use crate::ids::{MessageId, SessionId, UserId, WorkerId, new_whatsapp_id};
+use crate::message::{BlockedBy, Content, Hold, MAX_CRASHES, Message, MessageError, MessageType, NewMessage, Status};
+use crate::ports::store::{
+    AcceptOutcome, AcceptRequest, AcceptedJob, IdempotencyKey, MessageFilter, Moved, Outcome, PullRequest, Pulled,
+    Receipt, ReceiptBatch, Retention, Scope, SessionCommand, SessionReport, Settled, Settlement,
+};
 use crate::recipient::Recipient;
-use crate::session::{DEFAULT_SESSION, SessionStatus};
+use crate::session::{BridgeKind, DEFAULT_SESSION, SessionStatus};
+use crate::time::Day;
+use crate::usage::{Quota, UsageStats};
+use crate::user::NewUser;
 
 const LEASE: Duration = Duration::from_secs(10);
 
