@@ -47,6 +47,9 @@ use crate::ports::store::{
 /// hundred messages a second they would cost more than sending.
 pub(crate) const RECEIPTS_EVERY: Duration = Duration::from_millis(10);
 
+/// Places that the pulls of one statement ask for together, at most.
+pub(crate) const PULL_PLACES_MAX: usize = 4_096;
+
 /// Which of a store's connections a read uses: what many may ask for at length must not hold up what everybody needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {

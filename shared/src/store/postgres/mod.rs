@@ -43,7 +43,7 @@ use crate::ports::devices::DeviceWrite;
 use crate::ports::journal::ApiLog;
 use crate::ports::store::{AcceptHook, AcceptRequest, Result, Store, StoreError};
 use crate::store::pulse::Pulse;
-use crate::store::{Groups, Lane, RECEIPTS_EVERY};
+use crate::store::{Groups, Lane, PULL_PLACES_MAX, RECEIPTS_EVERY};
 
 /// The database that the shared statements are compiled for.
 pub(crate) type Db = sqlx_postgres::Postgres;
@@ -56,7 +56,7 @@ use self::sql::failed as error;
 const ACCEPT_WAITING_MAX: usize = 4_096;
 /// Calls of a worker that may wait for a committer; more wait outside.
 const WORK_WAITING_MAX: usize = 4_096;
-/// Pulls, settlements or receipt batches in one statement, at most.
+/// Settlements, receipts or device writes in one statement, at most.
 const WORK_BATCH_MAX: usize = 512;
 /// Committers of accepts in a process: while one waits for the disk, the other gathers.
 const ACCEPT_COMMITTERS: usize = 2;
@@ -150,7 +150,8 @@ impl Postgres {
             let committer = Committer::new(accept::Accept, options.clone());
             committers.spawn(accept::serve(Batches::new(gather.clone()), committer, on_accept.clone()));
         }
-        let (pull, pulls) = batches();
+        let (pull, gather) = group(WORK_WAITING_MAX, PULL_PLACES_MAX);
+        let pulls = Batches::new(Arc::new(gather));
         let committer = Committer::new(pull::Pull, options.clone());
         committers.spawn(serve(pulls, committer, pull::together, Duration::ZERO, "sanasr_pull_batch_size"));
         let (settle, settlements) = batches();

@@ -76,8 +76,8 @@ mod share {
     pub(super) const ACCEPTS: usize = 64;
     /// Of everything else, which is bounded by its callers.
     pub(super) const OTHERS_WAITING: usize = 4_096;
-    /// Sessions.
-    pub(super) const PULLS: usize = 64;
+    /// Places.
+    pub(super) const PULLS: usize = crate::store::PULL_PLACES_MAX;
     /// Messages.
     pub(super) const SETTLEMENTS: usize = 256;
     /// Receipts.
