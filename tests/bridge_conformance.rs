@@ -138,7 +138,7 @@ impl BridgeWorld for World {
     async fn session(&self) -> SessionId {
         let Kept { store, user, worker, .. } = self.kept();
         let name = format!("s{}", self.phones.fetch_add(1, Ordering::Relaxed));
-        let session = store.create_session(*user, &name, BridgeKind::Whatsapp).await.expect("a session").id;
+        let session = store.create_session(*user, &name, BridgeKind::Whatsapp, u32::MAX).await.expect("a session").id;
         store.command(*user, &name, SessionCommand::Connect).await.expect("a command");
         assert!(store.take(*worker, 10).await.expect("sessions").iter().any(|taken| taken.id == session));
         session

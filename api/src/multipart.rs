@@ -233,6 +233,7 @@ impl Part<'_, '_> {
         let filename = disposition.and_then(|header| name::of_part(header.as_bytes()));
         let declared = self.part.content_type().map(ToString::to_string);
         let declared = declared.filter(|declared| declared.len() <= MIME_TYPE_CHARS_MAX);
+        app.files.check_room().await?;
         let mut file = app.files.temporary().await?;
         let (mut head, mut hash) = (Vec::new(), Sha256::new());
         while let Some(chunk) = self.chunk().await? {

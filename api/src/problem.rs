@@ -8,9 +8,9 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use sanasr_shared::media::FileError;
-use sanasr_shared::ports::store::StoreError;
+use sanasr_shared::ports::store::{Bounded, StoreError};
 use sanasr_shared::time::Time;
-use sanasr_shared::usage::Quota;
+use sanasr_shared::usage::{ACCEPTED_PER_UNIT, Quota};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -19,6 +19,8 @@ use crate::room::Full;
 
 /// Seconds after which a request that found no room, or no database, may be tried again.
 const RETRY_AFTER_S: u64 = 2;
+/// Seconds after which somebody should look again whether a file has gone: they go after hours.
+const FILES_RETRY_S: u64 = 60;
 /// Seconds after which somebody who has as many of a thing open as may be should look again: nobody knows when one goes.
 const AT_LIMIT_RETRY_S: u64 = 10;
 
@@ -268,12 +270,31 @@ impl Problem {
 
     pub(crate) fn quota_exceeded(quota: &Quota, now: Time) -> Self {
         let limit = quota.limit.unwrap_or(quota.used);
-        let mut problem = Self::new(
-            Code::QuotaExceeded,
-            format!("The day's limit is {limit} messages, {} are used. It resets at {}.", quota.used, quota.resets_at),
-        );
+        let resets_at = quota.resets_at;
+        let detail = match quota.accepted_max().filter(|max| quota.accepted >= *max && quota.used < limit) {
+            Some(max) => format!(
+                "{} messages were accepted today. No more than {max}, {ACCEPTED_PER_UNIT} times the day's limit, are, whatever was \
+                cancelled since. It resets at {resets_at}.",
+                quota.accepted
+            ),
+            None => format!("The day's limit is {limit} messages, {} are used. It resets at {resets_at}.", quota.used),
+        };
+        let mut problem = Self::new(Code::QuotaExceeded, detail);
         problem.0.retry_after_s = Some(quota.resets_at.since(now).as_secs() + 1);
         problem.0.quota = Some(UsedUp { limit, used: quota.used, resets_at: quota.resets_at });
+        problem
+    }
+
+    /// A user's files take as much as they may together.
+    fn files_full(limit: u64) -> Self {
+        let mut problem = Self::new(
+            Code::QuotaExceeded,
+            format!(
+                "The user's files may have {limit} bytes together, and with this one they would have more. Remove one with \
+                DELETE /media/{{id}}, or wait until one has gone."
+            ),
+        );
+        problem.0.retry_after_s = Some(FILES_RETRY_S);
         problem
     }
 
@@ -421,6 +442,10 @@ impl From<StoreError> for Problem {
             .caused_by(error.to_string()),
             StoreError::Overloaded => Self::overloaded("Too many requests wait for the database. Try again soon."),
             StoreError::Taken(what) => Self::conflict(format!("The {what} is taken.")),
+            StoreError::Full { what: Bounded::Sessions, limit } => {
+                Self::conflict(format!("The user has {limit} sessions, which is the limit. Delete one first."))
+            }
+            StoreError::Full { what: Bounded::FileBytes, limit } => Self::files_full(*limit),
             StoreError::Invalid(detail) => Self::field("body", "invalid", detail.clone()),
             StoreError::Fenced | StoreError::Corrupt(_) | StoreError::Internal(_) => Self::internal(error.to_string()),
         }
@@ -435,8 +460,13 @@ impl From<Full> for Problem {
 
 impl From<FileError> for Problem {
     fn from(error: FileError) -> Self {
-        Self::new(Code::Unavailable, "Files can't be kept just now. Nothing was accepted; try again soon.")
-            .caused_by(error.to_string())
+        let problem = match &error {
+            FileError::Full => Self::overloaded("The disk is nearly full: no files are taken. Try again later."),
+            FileError::Gone | FileError::Unavailable(_) => {
+                Self::new(Code::Unavailable, "Files can't be kept just now. Nothing was accepted; try again soon.")
+            }
+        };
+        problem.caused_by(error.to_string())
     }
 }
 
@@ -467,13 +497,37 @@ mod tests {
 
     #[test]
     fn a_quota_answer_says_how_much_and_until_when() {
-        let quota = Quota::new(Some(10), 10, Day(20_000));
+        let quota = Quota::new(Some(10), 10, 10, Day(20_000));
         let problem = Problem::quota_exceeded(&quota, Time(quota.resets_at.0 - 5_000));
         let document = serde_json::to_value(problem.document("r")).expect("a document");
         assert_eq!(document["limit"], 10);
         assert_eq!(document["used"], 10);
         assert_eq!(document["resets_at"], quota.resets_at.to_string());
         assert_eq!(problem.render("r").headers()[RETRY_AFTER], "6");
+        // Units are left, but too much was accepted and taken back.
+        let quota = Quota::new(Some(10), 3, 100, Day(20_000));
+        assert_eq!(quota.remaining, Some(0));
+        let document =
+            serde_json::to_value(Problem::quota_exceeded(&quota, Time(0)).document("r")).expect("a document");
+        let detail = document["detail"].as_str().expect("a text");
+        assert!(
+            detail.starts_with("100 messages were accepted today. No more than 100, 10 times the day's limit"),
+            "{detail}"
+        );
+        assert_eq!((&document["limit"], &document["used"]), (&json!(10), &json!(3)));
+    }
+
+    #[test]
+    fn what_is_full_is_told_with_its_limit() {
+        let full = |what| Problem::from(StoreError::Full { what, limit: 1_234 });
+        let (sessions, files) = (full(Bounded::Sessions), full(Bounded::FileBytes));
+        assert_eq!((sessions.code(), files.code()), (Code::Conflict, Code::QuotaExceeded));
+        for problem in [&sessions, &files] {
+            let document = serde_json::to_value(problem.document("r")).expect("a document");
+            assert!(document["detail"].as_str().is_some_and(|detail| detail.contains("1234")), "{document}");
+        }
+        assert!(files.render("r").headers().contains_key(RETRY_AFTER));
+        assert_eq!(Problem::from(FileError::Full).code(), Code::Overloaded);
     }
 
     #[test]

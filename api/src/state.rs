@@ -112,7 +112,7 @@ impl App {
             tokens: Tokens::new(parts.store.deployment(), &parts.secret, &parts.tokens),
             vault,
             passwords: Passwords::start(),
-            regulars: Regulars::new(),
+            regulars: Regulars::start(Arc::clone(&parts.store), life.clone()),
             sessions: Arc::new(KnownSessions::new()),
             backlog: Arc::new(BacklogGate::new(Arc::clone(&parts.store), &parts.accept)),
             waiters,

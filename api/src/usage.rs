@@ -23,8 +23,19 @@ const DAYS: i64 = 30;
 struct Usage {
     /// Today's quota.
     quota: Quota,
+    /// The files that are kept.
+    files: FileUsage,
     /// The last 30 days on which there was anything.
     days: Vec<UsageStats>,
+}
+
+/// What a user's files take.
+#[derive(Serialize, ToSchema)]
+struct FileUsage {
+    /// Bytes of the files that are kept.
+    bytes: u64,
+    /// Bytes that they may take together.
+    limit: u64,
 }
 
 /// The endpoint in the reference.
@@ -38,7 +49,7 @@ pub(crate) fn routes() -> Router<App> {
 
 /// Get the quota and the last days
 ///
-/// How much of today's quota is used and when it resets, and what was used on each of the last 30 days. The day is UTC; a
+/// How much of today's quota is used and when it resets, how many bytes the user's files take, and what was used on each of the last 30 days. The day is UTC; a
 /// message belongs to the day on which it was accepted.
 #[utoipa::path(
     get, path = "/api/v1/usage", tag = "Usage", operation_id = "get_usage",
@@ -50,5 +61,6 @@ async fn usage(State(app): State<App>, caller: Caller, _: NoQuery) -> Result<Dat
     let quota = app.store.quota(user).await?.ok_or_else(Problem::unauthenticated)?;
     let until = Time::now().day().next();
     let days = app.store.usage_days(user, Day(until.0 - DAYS), until).await?;
-    Ok(Data::ok(Usage { quota, days }))
+    let bytes = app.store.stored_bytes(user).await?;
+    Ok(Data::ok(Usage { quota, files: FileUsage { bytes, limit: app.media.media_user_limit }, days }))
 }

@@ -165,9 +165,12 @@ impl MessageType {
         Self::ALL.into_iter().find(|t| *t as i16 == code)
     }
 
+    /// Those that carry a file.
+    pub const MEDIA: [Self; 5] = [Self::Image, Self::Video, Self::Audio, Self::Document, Self::Sticker];
+
     /// Whether it carries a file.
-    pub const fn is_media(self) -> bool {
-        matches!(self, Self::Image | Self::Video | Self::Audio | Self::Document | Self::Sticker)
+    pub fn is_media(self) -> bool {
+        Self::MEDIA.contains(&self)
     }
 }
 

@@ -159,6 +159,10 @@ pub struct MediaSettings {
     #[arg(long, env = "SANASR_UPLOADS", default_value_t = 256, value_name = "N")]
     pub uploads: usize,
 
+    /// Bytes of files that are kept for one user at once, at most
+    #[arg(long, env = "SANASR_MEDIA_USER_LIMIT", default_value_t = 5 << 30, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=i64::MAX as u64))]
+    pub media_user_limit: u64,
+
     /// Hosts from which media may be fetched though their address is private, such as files.internal or 127.0.0.1
     #[arg(long, env = "SANASR_MEDIA_ALLOW_HOSTS", value_name = "HOST", value_delimiter = ',')]
     pub media_allow_hosts: Vec<String>,
@@ -199,6 +203,10 @@ pub struct AcceptSettings {
     /// Messages a day for a user that is made without a limit of its own
     #[arg(long, env = "SANASR_DEFAULT_MAX_MESSAGES_PER_DAY", default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     pub default_max_messages_per_day: i64,
+
+    /// Sessions that one user may have
+    #[arg(long, env = "SANASR_SESSIONS_PER_USER", default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub sessions_per_user: u32,
 
     /// The bridge of a session that is made without one
     #[arg(long, env = "SANASR_DEFAULT_BRIDGE", default_value = "simulator", value_name = "BRIDGE")]
@@ -241,6 +249,10 @@ pub struct WorkerSettings {
     /// How long lines of the API log are kept
     #[arg(long, env = "SANASR_KEEP_API_LOGS", default_value = "30d", value_name = "DURATION", value_parser = parse_positive)]
     pub keep_api_logs: Duration,
+
+    /// How long messages are kept that were cancelled or expired before they were sent
+    #[arg(long, env = "SANASR_KEEP_UNSENT", default_value = "30d", value_name = "DURATION", value_parser = parse_positive)]
+    pub keep_unsent: Duration,
 
     /// How long messages are kept after they were accepted, once they have ended [default: for ever]
     #[arg(long, env = "SANASR_KEEP_MESSAGES", value_name = "DURATION", value_parser = parse_positive)]

@@ -278,6 +278,7 @@ impl Service {
             .env("SANASR_BACKLOG_LIMIT", PLENTY)
             .env("SANASR_BACKLOG_USER_PERCENT", "100")
             // One key stands for all clients here.
+            .env("SANASR_SESSIONS_PER_USER", "10000")
             .env("SANASR_KEY_RATE", "1000000")
             .env("SANASR_KEY_BURST", "1000000")
             // The clients say in whose name they come.

@@ -58,6 +58,7 @@ fn table() -> Vec<(&'static str, &'static str, Whom, Value)> {
         ("POST", "/api/v1/messages/{id}/cancel", Named, json!({})),
         ("POST", "/api/v1/media", Own, none()),
         ("GET", "/api/v1/media/{id}", Named, none()),
+        ("DELETE", "/api/v1/media/{id}", Named, none()),
         ("GET", "/api/v1/sessions", Own, none()),
         ("POST", "/api/v1/sessions", Own, json!({ "name": "intruders-own" })),
         ("GET", "/api/v1/sessions/status", Own, none()),

@@ -19,4 +19,5 @@ mod own_files;
 mod quota;
 mod sending;
 mod settings;
+mod shares;
 mod whatsapp;

@@ -21,6 +21,8 @@ const DELETE_AGAIN: Duration = Duration::from_secs(60);
 /// Chunks of one sweep in one turn: the others must have theirs, and that it is still the housekeeper must be confirmed.
 const CHUNKS_MAX: usize = 20;
 const IDEMPOTENCY_KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Lines that the API log has at most: 2 to 3 GB of ordinary ones on PostgreSQL, 10 GB of the longest.
+const API_LOG_LINES_MAX: i64 = 10_000_000;
 
 /// A sweep that has failed so often in a row says so; then again each time that it has failed as often as this once more.
 const TOLD_AFTER: u32 = 3;
@@ -236,7 +238,9 @@ impl<'a> House<'a> {
             events: settings.keep_events,
             api_logs: settings.keep_api_logs,
             idempotency_keys: IDEMPOTENCY_KEYS_KEPT,
+            unsent: settings.keep_unsent,
             messages: settings.keep_messages,
+            api_log_lines: API_LOG_LINES_MAX,
         };
         for _ in 0..CHUNKS_MAX {
             let more = self.life.store.retire(&retention).await?;

@@ -27,14 +27,19 @@ pub(crate) struct MediaUpload {
 
 /// Upload a file
 ///
-/// For messages to come, which name it in `media.id`. Up to 16 MiB unless set otherwise. It is removed a day after its upload, or
+/// For messages to come, which name it in `media.id`. Up to 16 MiB unless set otherwise. A user's files have a limit together, which
+/// `GET /usage` shows: past it the answer is 429 `quota_exceeded` until one has gone. A file is removed a day after its upload, or
 /// after the end of the last message that refers to it. It is what the part's `Content-Type` says, unless its content is certainly
 /// another.
 #[utoipa::path(
     post, path = "/api/v1/media", tag = "Media", operation_id = "upload_media",
     params(OfUser),
     request_body(content = MediaUpload, content_type = "multipart/form-data", example = json!({"file": "@receipt.pdf"})),
-    responses((status = 201, description = "Kept.", body = Success<StoredFile>)),
+    responses(
+        (status = 201, description = "Kept.", body = Success<StoredFile>),
+        (status = 429, description = "The user's files have reached their limit (`quota_exceeded`), or too many requests."),
+        (status = 503, description = "The disk is nearly full, or the service can't now."),
+    ),
 )]
 pub(crate) async fn upload(
     State(app): State<App>,
@@ -55,7 +60,7 @@ pub(crate) async fn upload(
     let mime_type = identify(&head, declared.as_deref());
     let new = NewFile { id: MediaId::generate(), mime_type, size: file.size(), filename };
     let id = new.id;
-    let stored = app.store.add_files(user, &[new], FILE_KEPT).await?.pop();
+    let stored = app.store.add_files(user, &[new], FILE_KEPT, app.media.media_user_limit).await?.pop();
     if let Err(error) = app.files.keep(id, file).await {
         // If this fails, too, it goes when its day is over.
         let _ = app.store.discard_files(&[id]).await;

@@ -15,7 +15,7 @@ use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, IdempotencyKey, 
 use sanasr_shared::time::Time;
 use serde_json::{Map, Value, json};
 
-use super::draft::{Draft, Form, Prepared};
+use super::draft::{Draft, Form, NO_MEDIA, Prepared, UNKNOWN_MEDIA};
 use super::files;
 use crate::answer::Data;
 use crate::auth::Caller;
@@ -196,7 +196,7 @@ pub(crate) async fn prepare(
             }
         }
     }
-    files::keep_named(app, caller.user()?, &mut drafts).await?;
+    files::find_named(app, caller.user()?, &mut drafts).await?;
     let mut sessions = HashMap::new();
     let mut prepared = Vec::with_capacity(drafts.len());
     for mut draft in drafts {
@@ -318,6 +318,10 @@ async fn accept_once(
             // The same as for a key of a user who was deactivated a second ago.
             AcceptOutcome::UserInactive => Answer::Refused(Problem::unauthenticated()),
             AcceptOutcome::Invalid(detail) => Answer::Refused(StoreError::Invalid(detail).into()),
+            // Removed since it was looked up.
+            AcceptOutcome::FileGone => {
+                Answer::Refused(Problem::field(format!("{}media.id", item.prefix), UNKNOWN_MEDIA, NO_MEDIA))
+            }
             AcceptOutcome::SessionGone => {
                 gone.push(item);
                 continue;

@@ -43,7 +43,8 @@ pub(crate) struct Cancelled {
 
 /// Cancel all that waits
 ///
-/// Takes back all messages that match and can't have been sent yet, and gives their units of the quota back.
+/// Takes back all messages that match, were accepted before, and can't have been sent yet, and gives their units of the quota
+/// back. What is accepted while it runs stays.
 #[utoipa::path(
     post, path = "/api/v1/messages/cancel", tag = "Messages", operation_id = "cancel_messages",
     params(OfUser),
@@ -62,8 +63,11 @@ pub(crate) async fn cancel_all(
     let user = caller.user()?;
     let filter = read(body)?;
     let mut cancelled = 0;
+    // What is accepted after it began stays, or it might never end.
+    let mut began = None;
     loop {
-        let swept = app.store.cancel_waiting(user, &filter).await?;
+        let (swept, now) = app.store.cancel_waiting(user, &filter, began).await?;
+        began.get_or_insert(now);
         cancelled += swept.messages.len() as u64;
         if !swept.messages.is_empty() {
             app.signals.publish(Signal::Messages(swept.messages));

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use sanasr_shared::ids::{MediaId, MessageId, new_whatsapp_id};
 use sanasr_shared::media::{HEAD_BYTES, check, check_voice, fit, identify, is_same_type, name};
-use sanasr_shared::message::{
-    Contact, Content, DEFAULT_LIFE, Location, MAX_LIFE, Media, Message, MessageType, NewMessage,
-};
+use sanasr_shared::message::{Contact, Content, Location, MAX_LIFE, Media, Message, MessageType, NewMessage};
 use sanasr_shared::ports::files::StoredFile;
 use sanasr_shared::recipient::Recipient;
 use sanasr_shared::session::DEFAULT_SESSION;
@@ -74,6 +72,10 @@ pub(crate) struct Draft {
     pub(crate) errors: FieldErrors,
 }
 
+/// A file that isn't there: the code and what is said of it.
+pub(crate) const UNKNOWN_MEDIA: &str = "unknown_media";
+pub(crate) const NO_MEDIA: &str = "There is no such uploaded file.";
+
 /// A message that can be accepted, with what its answer says besides.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -120,11 +122,6 @@ impl Draft {
         self.content.media.as_ref()?.id
     }
 
-    /// When the message will be worthless.
-    pub(crate) fn ends_at(&self, now: Time) -> Time {
-        self.expires_at.unwrap_or_else(|| self.send_at.unwrap_or(now).plus(DEFAULT_LIFE))
-    }
-
     /// Takes the file that came as a part of its own.
     pub(crate) fn attach(&mut self, upload: Option<Upload>) {
         let Some(Upload { file, head, filename, declared, .. }) = upload else {
@@ -143,7 +140,7 @@ impl Draft {
     /// Takes what is known of the uploaded file that it names.
     pub(crate) fn refer(&mut self, file: Option<&StoredFile>) {
         let Some(file) = file else {
-            return self.fail("media.id", "unknown_media", "There is no such uploaded file.");
+            return self.fail("media.id", UNKNOWN_MEDIA, NO_MEDIA);
         };
         let (Some(kind), Some(media)) = (self.kind, &mut self.content.media) else { return };
         match fit(kind, &file.mime_type) {

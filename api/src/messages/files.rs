@@ -1,16 +1,15 @@
 //! Files that come with a message, and those uploaded before that it names.
 //!
-//! The order of things: what a message names is kept for it while it is prepared; what comes with it becomes a file like any
-//! other just before it is accepted, and is discarded if it isn't.
+//! The order of things: what a message names is looked up while it is prepared; what comes with it becomes a file like any other
+//! just before it is accepted, with a short life, and is discarded if it isn't. Accepting a message is what has its file kept as
+//! long as the message needs it: a refused message prolongs nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use sanasr_shared::ids::{MediaId, UserId};
 use sanasr_shared::media::TempFile;
-use sanasr_shared::message::DEFAULT_LIFE;
-use sanasr_shared::ports::files::{FILE_KEPT, NewFile};
-use sanasr_shared::time::Time;
+use sanasr_shared::ports::files::NewFile;
 
 use super::accept::Answer;
 use super::draft::{Draft, Prepared};
@@ -35,21 +34,25 @@ impl NewContent {
     }
 }
 
-/// Has the uploaded files kept that drafts name; notes those that aren't there, and those that are too large.
-pub(crate) async fn keep_named(app: &App, user: UserId, drafts: &mut [Draft]) -> Result<(), Problem> {
+/// How long a file that has come with a message is kept before the message is accepted: far longer than that takes.
+const UNACCEPTED_KEPT: Duration = Duration::from_secs(900);
+/// A file that is removed sooner than this can't be named any more: the message that names it must be accepted before.
+const LIFE_MIN: Duration = Duration::from_secs(60);
+
+/// Looks up the uploaded files that drafts name; notes those that aren't there, and those that are too large.
+pub(crate) async fn find_named(app: &App, user: UserId, drafts: &mut [Draft]) -> Result<(), Problem> {
     let limit = app.media.media_limit;
     for draft in &mut *drafts {
         if draft.file.as_ref().is_some_and(|file| file.size() > limit) {
             draft.fail("media.base64", "too_large", &format!("The file has more than {limit} bytes."));
         }
     }
-    let now = Time::now();
-    let named = drafts.iter().filter_map(|draft| Some((draft.media_id()?, draft.ends_at(now))));
-    let (mut ids, ends): (Vec<MediaId>, Vec<Time>) = named.unzip();
-    let Some(end) = ends.into_iter().max() else { return Ok(()) };
-    ids.sort_unstable();
-    ids.dedup();
-    let kept = app.store.keep_files(user, &ids, end.plus(FILE_KEPT)).await?;
+    let ids: BTreeSet<MediaId> = drafts.iter().filter_map(Draft::media_id).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<_> = ids.into_iter().collect();
+    let kept = app.store.files(user, &ids, LIFE_MIN).await?;
     let kept: HashMap<_, _> = kept.into_iter().map(|file| (file.id, file)).collect();
     for draft in drafts {
         if let Some(id) = draft.media_id() {
@@ -59,10 +62,9 @@ pub(crate) async fn keep_named(app: &App, user: UserId, drafts: &mut [Draft]) ->
     Ok(())
 }
 
-/// Has a file kept for a message that is sent once more.
-pub(crate) async fn keep_again(app: &App, user: UserId, id: MediaId) -> Result<(), Problem> {
-    let end = Time::now().plus(DEFAULT_LIFE).plus(FILE_KEPT);
-    match app.store.keep_files(user, &[id], end).await?.as_slice() {
+/// Whether the file of a message that is sent once more is still there.
+pub(crate) async fn find_again(app: &App, user: UserId, id: MediaId) -> Result<(), Problem> {
+    match app.store.files(user, &[id], LIFE_MIN).await?.as_slice() {
         [] => Err(Problem::conflict("The message's file isn't kept any more.")),
         _ => Ok(()),
     }
@@ -74,8 +76,7 @@ pub(crate) async fn keep_new(
     user: UserId,
     prepared: &mut [Prepared],
 ) -> Result<Vec<(u32, MediaId)>, Problem> {
-    let now = Time::now();
-    let (mut rows, mut kept, mut end) = (Vec::new(), Vec::new(), now);
+    let (mut rows, mut kept) = (Vec::new(), Vec::new());
     for item in prepared.iter_mut() {
         let (Some(file), Some(media)) = (&item.file, &mut item.message.content.media) else { continue };
         let id = MediaId::generate();
@@ -83,13 +84,12 @@ pub(crate) async fn keep_new(
         let mime_type = media.mime_type.clone().unwrap_or_default();
         rows.push(NewFile { id, mime_type, size: file.size(), filename: media.filename.clone() });
         kept.push((item.position, id));
-        end = end.max(item.message.expires_at(now));
     }
     if rows.is_empty() {
         return Ok(kept);
     }
-    let keep: Duration = end.plus(FILE_KEPT).since(now);
-    app.store.add_files(user, &rows, keep).await?;
+    app.files.check_room().await?;
+    app.store.add_files(user, &rows, UNACCEPTED_KEPT, app.media.media_user_limit).await?;
     let files = prepared.iter_mut().filter_map(|item| item.file.take());
     for (file, (_, id)) in files.zip(&kept) {
         if let Err(problem) = write(app, file, *id).await {

@@ -55,7 +55,7 @@ pub(crate) async fn replay(
     let known = resolve::session(&app, letter.user_id, &letter.session).await?;
     let known = known.ok_or_else(|| Problem::conflict("The message's session is gone."))?;
     if let Some(media) = content.media.as_ref().and_then(|media| media.id) {
-        files::keep_again(&app, letter.user_id, media).await?;
+        files::find_again(&app, letter.user_id, media).await?;
     }
     let message = NewMessage {
         id: MessageId::generate(),

@@ -75,7 +75,7 @@ pub(crate) const fn problem(code: Code) -> Explained {
         ),
         Code::Conflict => (
             "The thing isn't in a state in which this can be done.",
-            "A name is taken; a message is too far along to be cancelled; a session is in the wrong state; the session \
+            "A name is taken; a user has as many sessions as may be; a message that waits needs the file; a message is too far along to be cancelled; a session is in the wrong state; the session \
              `default` can't be deleted; the last active admin must stay one; a message was accepted under this \
              Idempotency-Key, but isn't kept any more.",
             "`detail` says which it is. Look at the thing as it is now before trying again.",
@@ -113,15 +113,17 @@ pub(crate) const fn problem(code: Code) -> Explained {
             "Take a new key for a new request. To repeat a request, send it as it was.",
         ),
         Code::QuotaExceeded => (
-            "The user's messages of today are used up.",
-            "More messages than `max_messages_per_day` would be accepted on this UTC day. Nothing was accepted. `limit`, \
-             `used` and `resets_at` say more.",
-            "Send again after `resets_at` (the header Retry-After has the seconds), or ask an admin for a greater limit.",
+            "The user's messages of today are used up, or the user's files take as much as they may.",
+            "More messages than `max_messages_per_day` would be accepted on this UTC day, or more than ten times as many with \
+             those that were cancelled since: `limit`, `used` and `resets_at` say more. Or the user's files would have more \
+             bytes than `files.limit` in `GET /usage`. Nothing was accepted.",
+            "Send again after `resets_at` (the header Retry-After has the seconds), or ask an admin for a greater limit. Files \
+             make room when they are removed: by `DELETE /media/{id}`, or a day after nobody needs them.",
         ),
         Code::RateLimited => (
             "Too many requests in a short time.",
             "An API key or a logged-in user asks faster than allowed, or an address asks too often without valid \
-             credentials; or too many logins have failed.",
+             credentials; or too many logins have failed; or a user has as many event streams open as may be.",
             "Wait as many seconds as the header Retry-After says. `RateLimit` on every answer says how much is left: slow \
              down before it is nothing.",
         ),
@@ -133,7 +135,8 @@ pub(crate) const fn problem(code: Code) -> Explained {
         ),
         Code::Overloaded => (
             "The service has more to do than it takes on. Nothing was accepted.",
-            "Too many messages wait to be sent, in all or of this user, or too many requests wait for the database.",
+            "Too many messages wait to be sent, in all or of this user, or too many requests wait for the database; or \
+             the disk is nearly full, and no files are taken.",
             "Try again after the seconds in Retry-After. If it stays so, sending is slower than accepting: look at \
              `blocked_by` of waiting messages.",
         ),

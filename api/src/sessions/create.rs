@@ -52,7 +52,7 @@ impl NewSession {
     request_body(content = NewSession, example = json!({"name": "support"})),
     responses(
         (status = 201, description = "Made.", body = Success<Session>),
-        (status = 409, description = "The name is taken."),
+        (status = 409, description = "The name is taken, or the user has as many sessions as may be (1,000 unless set otherwise)."),
     ),
 )]
 pub(crate) async fn create(
@@ -63,7 +63,7 @@ pub(crate) async fn create(
 ) -> Result<Data<Session>, Problem> {
     let NewSession { name, bridge } = NewSession::read(body)?;
     let bridge = bridge.unwrap_or(app.accept.default_bridge);
-    let session = app.store.create_session(caller.user()?, &name, bridge).await?;
+    let session = app.store.create_session(caller.user()?, &name, bridge, app.accept.sessions_per_user).await?;
     app.signals.publish(Signal::Session(session.id));
     Ok(Data(StatusCode::CREATED, session.opened(&app.vault)))
 }

@@ -126,7 +126,12 @@ impl Accepting for FakeStore {
                 continue;
             };
             if data.used >= LIMIT {
-                outcomes.push(AcceptOutcome::QuotaExceeded(Quota::new(Some(LIMIT), data.used, Time::now().day())));
+                outcomes.push(AcceptOutcome::QuotaExceeded(Quota::new(
+                    Some(LIMIT),
+                    data.used,
+                    data.used,
+                    Time::now().day(),
+                )));
                 continue;
             }
             data.used += 1;
@@ -222,7 +227,8 @@ impl Messages for FakeStore {
     }
 
     async fn quota(&self, _: UserId) -> Result<Option<Quota>> {
-        Ok(Some(Quota::new(Some(LIMIT), self.reach()?.used, Time::now().day())))
+        let used = self.reach()?.used;
+        Ok(Some(Quota::new(Some(LIMIT), used, used, Time::now().day())))
     }
 
     async fn usage_days(&self, _: UserId, _: Day, _: Day) -> Result<Vec<UsageStats>> {
@@ -292,7 +298,7 @@ impl Operations for FakeStore {
         Err(beyond())
     }
 
-    async fn cancel_waiting(&self, _: UserId, _: &CancelFilter) -> Result<Swept> {
+    async fn cancel_waiting(&self, _: UserId, _: &CancelFilter, _: Option<Time>) -> Result<(Swept, Time)> {
         Err(beyond())
     }
 }
@@ -351,6 +357,9 @@ impl Logins for FakeStore {
     async fn attempt_succeeded(&self, _: &str, _: &str, _: Reserved) -> Result<()> {
         Err(beyond())
     }
+    async fn login_addresses(&self, _: u32) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
     async fn forget_failures(&self, _: &str) -> Result<()> {
         Err(beyond())
     }
@@ -358,7 +367,7 @@ impl Logins for FakeStore {
 
 #[async_trait]
 impl Sessions for FakeStore {
-    async fn create_session(&self, user: UserId, name: &str, _: BridgeKind) -> Result<Session> {
+    async fn create_session(&self, user: UserId, name: &str, _: BridgeKind, _: u32) -> Result<Session> {
         let mut data = self.reach()?;
         if data.sessions.iter().any(|s| s.user_id == user && s.name == name) {
             return Err(StoreError::Taken("name"));
@@ -489,13 +498,19 @@ impl Housekeeping for FakeStore {
 
 #[async_trait]
 impl Files for FakeStore {
-    async fn add_files(&self, _: UserId, _: &[NewFile], _: Duration) -> Result<Vec<StoredFile>> {
+    async fn add_files(&self, _: UserId, _: &[NewFile], _: Duration, _: u64) -> Result<Vec<StoredFile>> {
+        Err(beyond())
+    }
+    async fn stored_bytes(&self, _: UserId) -> Result<u64> {
+        Ok(0)
+    }
+    async fn remove_file(&self, _: Scope, _: MediaId) -> Result<Moved<StoredFile>> {
         Err(beyond())
     }
     async fn file(&self, _: Scope, _: MediaId) -> Result<Option<StoredFile>> {
         Err(beyond())
     }
-    async fn keep_files(&self, _: UserId, _: &[MediaId], _: Time) -> Result<Vec<StoredFile>> {
+    async fn files(&self, _: UserId, _: &[MediaId], _: Duration) -> Result<Vec<StoredFile>> {
         Err(beyond())
     }
     async fn discard_files(&self, _: &[MediaId]) -> Result<()> {

@@ -308,7 +308,7 @@ async fn each_item_of_a_batch_stands_for_itself() {
 impl FakeStore {
     async fn create_session_for_test(&self, name: &str) {
         use sanasr_shared::ports::store::Sessions;
-        self.create_session(USER, name, BridgeKind::Simulator).await.expect("a free name");
+        self.create_session(USER, name, BridgeKind::Simulator, u32::MAX).await.expect("a free name");
     }
 }
 

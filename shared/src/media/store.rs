@@ -32,12 +32,19 @@ const S3_RETRIES: usize = 2;
 /// A temporary file that nobody holds is left over, once its maker has had time to lock it.
 const LOCKED_WITHIN: Duration = Duration::from_secs(60);
 
+/// Free bytes that files leave on the disk of the data dir: the database, which may be there too, must go on accepting, and what is
+/// being fetched and sent needs some room.
+const RESERVE: u64 = 512 << 20;
+
 /// Why a file can't be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
     /// There is none.
     #[error("the file is gone")]
     Gone,
+    /// The disk is nearly full: no more files are taken.
+    #[error("the disk is nearly full")]
+    Full,
     /// The disk or the S3 store can't now.
     #[error("files can't be kept or read now: {0}")]
     Unavailable(String),
@@ -70,6 +77,8 @@ pub struct FileStore(Arc<Inner>);
 struct Inner {
     /// Where temporary files lie.
     temporary: PathBuf,
+    /// Free bytes below which no more files are taken.
+    reserve: u64,
     place: Place,
 }
 
@@ -113,7 +122,21 @@ impl FileStore {
             None => Place::Folder(folder),
             Some(url) => s3(url, settings).map_err(|error| format!("SANASR_MEDIA_URL: {error}"))?,
         };
-        Ok(Self(Arc::new(Inner { temporary, place })))
+        Ok(Self(Arc::new(Inner { temporary, reserve: RESERVE, place })))
+    }
+
+    /// Whether the disk has room for more files from clients.
+    ///
+    /// # Errors
+    /// [`FileError::Full`] if it has less than the reserve.
+    pub async fn check_room(&self) -> Result<()> {
+        let (folder, reserve) = (self.0.temporary.clone(), self.0.reserve);
+        let free = blocking(move || {
+            let disk = rustix::fs::statvfs(&folder)?;
+            Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+        })
+        .await?;
+        if free < reserve { Err(FileError::Full) } else { Ok(()) }
     }
 
     /// A new temporary file.
@@ -367,6 +390,16 @@ mod tests {
         store.remove(id).await.expect("removed");
         store.remove(id).await.expect("removing twice is fine");
         assert_eq!(store.get(id).await.expect_err("gone"), FileError::Gone);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_nearly_full_takes_no_files() {
+        let folder = Folder::new();
+        let store = folder.store();
+        store.check_room().await.expect("room for the tests");
+        let place = Place::Folder(folder.0.join("media"));
+        let inner = Inner { temporary: folder.0.join("media/temporary"), reserve: u64::MAX, place };
+        assert_eq!(FileStore(Arc::new(inner)).check_room().await, Err(FileError::Full));
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::store::{Result, Scope};
+use super::store::{Moved, Result, Scope};
 use crate::ids::{MediaId, UserId};
 use crate::time::Time;
 
@@ -44,8 +44,7 @@ pub struct StoredFile {
     pub filename: Option<String>,
     /// When it was uploaded.
     pub created_at: Time,
-    /// When it is removed, unless a message refers to it: a day after its upload, or after the end of the last message that
-    /// refers to it.
+    /// When it is removed: a day after its upload, or after the end of the last accepted message that refers to it.
     #[sqlx(rename = "keep_until")]
     pub expires_at: Time,
 }
@@ -53,15 +52,31 @@ pub struct StoredFile {
 /// What is known of files.
 #[async_trait]
 pub trait Files: Send + Sync {
-    /// Notes files that are about to be kept, for `keep` from now on; all or none.
-    async fn add_files(&self, user: UserId, files: &[NewFile], keep: Duration) -> Result<Vec<StoredFile>>;
+    /// Notes files that are about to be kept, for `keep` from now on; all or none. [`StoreError::Full`] if the user's files had
+    /// more than `bytes_max` bytes together then: what is noted counts until it is forgotten.
+    ///
+    /// [`StoreError::Full`]: super::store::StoreError::Full
+    async fn add_files(
+        &self,
+        user: UserId,
+        files: &[NewFile],
+        keep: Duration,
+        bytes_max: u64,
+    ) -> Result<Vec<StoredFile>>;
+
+    /// Bytes of a user's files.
+    async fn stored_bytes(&self, user: UserId) -> Result<u64>;
 
     /// A file.
     async fn file(&self, scope: Scope, id: MediaId) -> Result<Option<StoredFile>>;
 
-    /// Has a user's files kept until then, if not longer anyway, and answers those that are there. What isn't answered
-    /// doesn't exist, is another user's, or is gone.
-    async fn keep_files(&self, user: UserId, ids: &[MediaId], until: Time) -> Result<Vec<StoredFile>>;
+    /// Those of a user's files that are kept for so long at least. What isn't answered doesn't exist, is another user's, or is
+    /// gone, or nearly.
+    async fn files(&self, user: UserId, ids: &[MediaId], at_least: Duration) -> Result<Vec<StoredFile>>;
+
+    /// Marks a file as gone, before its time: its bytes are to be removed. Refused while a message needs it that is scheduled,
+    /// waits or is being sent.
+    async fn remove_file(&self, scope: Scope, id: MediaId) -> Result<Moved<StoredFile>>;
 
     /// Has files removed at the next sweep: nobody came to know of them.
     async fn discard_files(&self, ids: &[MediaId]) -> Result<()>;

@@ -97,8 +97,12 @@ pub trait Logins: Send + Sync {
     /// can't slip through.
     async fn attempt(&self, address: &str, name: &str) -> Result<Attempt>;
 
-    /// The password was right: the name has no failures from this address any more.
+    /// The password was right: the name has no failures from this address any more, which is remembered as one that somebody
+    /// has logged in from.
     async fn attempt_succeeded(&self, address: &str, name: &str, reserved: Reserved) -> Result<()>;
+
+    /// Addresses that somebody has logged in from, those of the latest logins first.
+    async fn login_addresses(&self, limit: u32) -> Result<Vec<String>>;
 
     /// Forgets a name's failures everywhere, and whatever else closes the addresses they came from.
     async fn forget_failures(&self, name: &str) -> Result<()>;

@@ -38,6 +38,14 @@ pub enum StoreError {
     /// Too much is waiting for the database already.
     #[error("too many requests wait for the database")]
     Overloaded,
+    /// A user has as much as may be of something.
+    #[error("the user's {what} have reached their limit of {limit}")]
+    Full {
+        /// Of what.
+        what: Bounded,
+        /// How much of it may be.
+        limit: u64,
+    },
     /// Something with this unique value exists.
     #[error("the {0} is taken")]
     Taken(&'static str),
@@ -55,12 +63,35 @@ pub enum StoreError {
     Internal(String),
 }
 
+/// What a user may have only so much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bounded {
+    /// Sessions, by number.
+    Sessions,
+    /// Files that are kept, by bytes.
+    FileBytes,
+}
+
+impl std::fmt::Display for Bounded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sessions => "sessions",
+            Self::FileBytes => "bytes of files",
+        })
+    }
+}
+
 impl StoreError {
     /// Whether the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Overloaded => true,
-            Self::Taken(_) | Self::Fenced | Self::Invalid(_) | Self::Corrupt(_) | Self::Internal(_) => false,
+            Self::Full { .. }
+            | Self::Taken(_)
+            | Self::Fenced
+            | Self::Invalid(_)
+            | Self::Corrupt(_)
+            | Self::Internal(_) => false,
         }
     }
 }
@@ -148,6 +179,8 @@ pub enum AcceptOutcome {
     UserInactive,
     /// The session is gone, or marked for deletion.
     SessionGone,
+    /// The file that it names is gone, or another user's.
+    FileGone,
     /// The database can't store it (nothing that validation lets through, as far as we know).
     Invalid(String),
 }
@@ -181,7 +214,11 @@ pub struct Backlog {
 #[async_trait]
 pub trait Accepting: Send + Sync {
     /// Stores a request's messages, takes their quota and keeps its key, in one transaction with whatever else is being
-    /// accepted. One outcome per item, in their order. A refused item leaves no trace.
+    /// accepted. One outcome per item, in their order. A refused item leaves no trace. The file that an accepted message names
+    /// is kept until a day after the message's end.
+    ///
+    /// No more than the day's limit is accepted, less what was given back, and no more than
+    /// [`ACCEPTED_PER_UNIT`](crate::usage::ACCEPTED_PER_UNIT) times the limit, whatever was given back.
     async fn accept(&self, request: AcceptRequest) -> Result<Vec<AcceptOutcome>>;
 
     /// What is kept under a user's idempotency key: the hash, and the messages by item (0 for a single message, 1, 2, …
@@ -315,8 +352,9 @@ pub enum SessionCommand {
 /// Sessions as their users see them. A session that is marked for deletion is absent here, and its name is free.
 #[async_trait]
 pub trait Sessions: Send + Sync {
-    /// Makes a session. [`StoreError::Taken`] if its user has one of that name.
-    async fn create_session(&self, user: UserId, name: &str, bridge: BridgeKind) -> Result<Session>;
+    /// Makes a session. [`StoreError::Taken`] if its user has one of that name, [`StoreError::Full`] if its user has `max`
+    /// already: those that are marked for deletion count until they are drained.
+    async fn create_session(&self, user: UserId, name: &str, bridge: BridgeKind, max: u32) -> Result<Session>;
 
     /// One session of a user.
     async fn session(&self, user: UserId, name: &str) -> Result<Option<Session>>;
@@ -701,8 +739,12 @@ pub struct Retention {
     pub api_logs: Duration,
     /// Idempotency keys.
     pub idempotency_keys: Duration,
+    /// Messages that were cancelled or expired (by their last change).
+    pub unsent: Duration,
     /// Messages that have ended (by their last change); for ever if `None`.
     pub messages: Option<Duration>,
+    /// Lines of the API log, at most, whatever their age: about, on PostgreSQL.
+    pub api_log_lines: i64,
 }
 
 /// What one worker at a time does for all. Every method is safe to run twice at once.
@@ -728,7 +770,9 @@ pub trait Housekeeping: Send + Sync {
     /// [`DELETE_GRACE`]: crate::session::DELETE_GRACE
     async fn drain_deleted(&self) -> Result<(Swept, Vec<SessionId>)>;
 
-    /// Removes what is kept no longer, in chunks; `true` if there may be more. Folds old shards of usage stats.
+    /// Removes what is kept no longer, in chunks; `true` if there may be more. Folds old shards of usage stats. Messages are
+    /// looked at a few times each and then no more: those that are over are removed a little later than when they are, at most
+    /// twice as late as they ended after they were accepted.
     async fn retire(&self, retention: &Retention) -> Result<bool>;
 }
 

@@ -29,6 +29,21 @@ macro_rules! change {
     };
 }
 
+/// Gives units of a quota back, as assignments of an update of the table that `$quotas` names. `used` never falls below 0: units
+/// that had not been taken are counted in `short`, which the housekeeper tells in the log, as that is a defect.
+macro_rules! give_back {
+    ($quotas:literal, $units:literal) => {
+        concat!(
+            "used = ",
+            at_least_zero!($quotas, ".used - ", $units),
+            ", short = ",
+            $quotas,
+            ".short + ",
+            at_least_zero!($units, " - ", $quotas, ".used")
+        )
+    };
+}
+
 pub mod postgres;
 mod pulse;
 pub mod sqlite;

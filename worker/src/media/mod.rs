@@ -76,8 +76,8 @@ fn missing(error: FileError) -> Missing {
     match error {
         FileError::Gone => Missing::forever("media_gone", "The file isn't kept any more."),
         // What is said of the disk is nobody's business outside.
-        FileError::Unavailable(detail) => {
-            tracing::warn!(detail, "a message's file can't be read or written");
+        FileError::Full | FileError::Unavailable(_) => {
+            tracing::warn!(%error, "a message's file can't be read or written");
             Missing::now("media_unreachable", "The place where files are kept can't be reached.")
         }
     }

@@ -46,7 +46,7 @@ async fn writes(rig: &Rig) -> Vec<BoxFuture<'_, ()>> {
     let victim = new_user(store, None).await;
     let key = store.create_api_key(victim, "key", &unique("key"), b"hash", None).await.expect("a key");
     let spare = unique("spare");
-    store.create_session(user, &spare, BridgeKind::Simulator).await.expect("a session");
+    store.create_session(user, &spare, BridgeKind::Simulator, u32::MAX).await.expect("a session");
     let leaver = new_worker(store).await;
     let later = |to| NewMessage { send_at: Some(from_now(3_600)), ..rig.draft(to) };
     let mine = rig.put(later(1)).await;
@@ -65,7 +65,7 @@ async fn writes(rig: &Rig) -> Vec<BoxFuture<'_, ()>> {
     let accept = request(user, None, vec![later(2)]);
     vec![
         unheard(async move { store.cancel(Scope::User(user), mine).await }),
-        unheard(async move { store.cancel_waiting(user, &filter).await }),
+        unheard(async move { store.cancel_waiting(user, &filter, None).await }),
         unheard(store.accept(accept)),
         unheard(store.pull(pull)),
         unheard(store.settle(settlement)),
@@ -99,7 +99,7 @@ async fn writes(rig: &Rig) -> Vec<BoxFuture<'_, ()>> {
         unheard(store.bury(worker, true)),
         unheard(async move { store.report(worker, session, &report(SessionStatus::Connected)).await }),
         unheard(store.report_pacing(worker, session, None)),
-        unheard(async move { store.keep_files(user, &[MediaId::generate()], from_now(60)).await }),
+        unheard(store.remove_file(Scope::User(user), MediaId::generate())),
         unheard(async move { store.count_requests(SHARD, &[(user, 1)]).await }),
         unheard(store.promote()),
         unheard(store.expire()),

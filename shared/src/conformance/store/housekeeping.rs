@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use rand::RngExt;
 
 use super::World;
-use super::rig::{LONG, Rig, bury, eventually, from_now, in_doubt, receipt, request, retry, unique};
+use super::rig::{LONG, Rig, bury, eventually, from_now, in_doubt, keep_all, receipt, request, retry, unique};
 use crate::ids::{MessageId, SessionId};
 use crate::message::{DEFAULT_LIFE, MessageError, NewMessage, Status};
 use crate::ports::store::*;
@@ -204,7 +204,8 @@ pub async fn a_deleted_session_is_drained(world: &dyn World) {
     let before = rig.clock().await;
     assert!(store.delete_session(rig.user, "doomed").await.expect("a deletion"));
 
-    let heir = store.create_session(rig.user, "doomed", BridgeKind::Simulator).await.expect("the name is free");
+    let heir =
+        store.create_session(rig.user, "doomed", BridgeKind::Simulator, u32::MAX).await.expect("the name is free");
     assert_ne!(heir.id, doomed.session);
     let drain = async || {
         let (swept, removed) = store.drain_deleted().await.expect("a drain");
@@ -259,14 +260,14 @@ pub async fn what_is_kept_no_longer_goes(world: &dyn World) {
     let waiting = rig.send(3).await;
     let scheduled = rig.put(NewMessage { send_at: Some(from_now(3_600)), ..rig.draft(4) }).await;
     let usage = rig.usage().await;
-    let kept = Retention { events: LONG, api_logs: LONG, idempotency_keys: LONG, messages: Some(LONG) };
+    let kept = Retention { messages: Some(LONG), ..keep_all() };
     while rig.store.retire(&kept).await.expect("a retirement") {}
     assert_eq!(rig.list_all(&MessageFilter::default(), 10).await.len(), 4);
     assert!(rig.store.replay(rig.user, &key.key).await.expect("a read").is_some());
 
     rig.past(rig.clock().await).await;
     let none = Duration::ZERO;
-    let for_ever = Retention { events: none, api_logs: none, idempotency_keys: none, messages: None };
+    let for_ever = Retention { events: none, api_logs: none, idempotency_keys: none, ..keep_all() };
     while rig.store.retire(&for_ever).await.expect("a retirement") {}
     assert_eq!(rig.store.replay(rig.user, &key.key).await.expect("a read"), None);
     assert_eq!(rig.list_all(&MessageFilter::default(), 10).await.len(), 4);
@@ -298,7 +299,9 @@ pub async fn a_removed_session_goes_with_its_last_message(world: &dyn World) {
         world.alter(statement).await;
     }
     let retire = async |keep| {
-        let retention = Retention { events: LONG, api_logs: LONG, idempotency_keys: LONG, messages: Some(keep) };
+        let retention = Retention { messages: Some(keep), ..keep_all() };
+        // As if it were looked at for the first time.
+        world.alter("DELETE FROM sweeps").await;
         while rig.store.retire(&retention).await.expect("a retirement") {}
         let sessions = world.numbers("SELECT count(*) FROM sessions").await;
         (sessions[0], rig.store.message(Scope::All, id).await.expect("a read").is_some())
@@ -309,4 +312,49 @@ pub async fn a_removed_session_goes_with_its_last_message(world: &dyn World) {
     world.alter("UPDATE messages SET updated_at = updated_at - 1000000").await;
     assert!(retire(Duration::from_secs(3_600)).await.1, "not old enough");
     assert_eq!(retire(Duration::ZERO).await, (0, false));
+}
+
+/// What was cancelled or expired goes when it has been kept long enough, by its last change; what was sent stays for ever, and is
+/// looked at a few times, not again and again.
+pub async fn what_was_never_sent_goes_and_what_stays_is_looked_at_once(world: &dyn World) {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let rig = Rig::new(&world.store().await).await;
+    let at = |days: u32, to: u32| {
+        let before = Time::now().0 - i64::from(days) * 86_400_000;
+        // A UUIDv7 of that time.
+        let bytes = (u128::from(before.unsigned_abs()) << 80 | 7 << 76 | 2 << 62) | u128::from(to);
+        NewMessage { id: MessageId(uuid::Uuid::from_u128(bytes)), ..rig.draft(to) }
+    };
+    // Accepted long ago, by their ids.
+    let kept: Vec<MessageId> = rig.put_all((1..=20).map(|to| at(100, to)).collect()).await;
+    let cancelled = rig.put(at(100, 21)).await;
+    let cancelled_lately = rig.put(at(40, 22)).await;
+    let waiting = rig.put(at(100, 23)).await;
+    let expired = rig.put(NewMessage { expires_at: Some(from_now(-1)), ..at(100, 24) }).await;
+    for outgoing in rig.pull(20).await.messages {
+        rig.settle(&outgoing, Outcome::Sent).await;
+    }
+    for id in [cancelled, cancelled_lately] {
+        rig.cancel(id).await;
+    }
+    rig.store.expire().await.expect("a sweep");
+    world.alter("UPDATE messages SET updated_at = updated_at - 2678400000 WHERE status IN (7, 8)").await;
+    world.alter("UPDATE messages SET updated_at = updated_at + 1728000000 WHERE recipient = '+15550000022'").await;
+    let retire = async |unsent: Duration| {
+        let retention = Retention { unsent, ..keep_all() };
+        while rig.store.retire(&retention).await.expect("a retirement") {}
+        rig.list_all(&MessageFilter::default(), 100).await
+    };
+    assert_eq!(retire(60 * DAY).await.len(), 24, "nothing is old enough");
+    world.alter("DELETE FROM sweeps").await;
+    let left = retire(30 * DAY).await;
+    assert_eq!(left.len(), 22);
+    assert!(!left.contains(&cancelled) && !left.contains(&expired));
+    assert!(left.contains(&cancelled_lately) && left.contains(&waiting) && left.contains(&kept[0]));
+    // It is looked at again later, until it has surely ended.
+    let looked = world.numbers("SELECT count(*) FROM sweeps").await;
+    assert!(looked[0] >= 7, "several looks have their own place: {looked:?}");
+    // What was looked at isn't read again: not even if it could go now.
+    world.alter("UPDATE messages SET status = 8, updated_at = 0 WHERE status = 3").await;
+    assert_eq!(retire(30 * DAY).await.len(), 22);
 }

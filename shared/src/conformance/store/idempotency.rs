@@ -290,3 +290,23 @@ fn message_of(id: MessageId, outcome: &AcceptOutcome) -> MessageId {
         refused => panic!("a good item is accepted: {refused:?}"),
     }
 }
+
+/// An id that another request's message has is none of this one's: it isn't answered as if it were accepted.
+pub async fn a_row_is_taken_for_ones_own_only_if_it_is(world: &dyn World) {
+    let store = world.store().await;
+    let (rig, other) = (Rig::new(&store).await, Rig::new(&store).await);
+    let second = rig.another_session("second").await;
+    let draft = rig.draft(1);
+    rig.put(draft.clone()).await;
+    rig.put(draft.clone()).await;
+    for (user, twin) in [
+        (rig.user, NewMessage { request_id: "another".to_owned(), ..draft.clone() }),
+        (rig.user, NewMessage { session: second.session, ..draft.clone() }),
+        (other.user, NewMessage { session: other.session, ..draft.clone() }),
+    ] {
+        let answer = store.accept(request(user, None, vec![twin])).await;
+        assert!(matches!(answer, Err(StoreError::Internal(_))), "{answer:?}");
+    }
+    assert_eq!(rig.used().await, 1);
+    assert_eq!(other.used().await, 0);
+}

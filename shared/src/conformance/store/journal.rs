@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::World;
-use super::rig::{LONG, Rig, from_now, new_user, property, receipt, unique};
+use super::rig::{LONG, Rig, from_now, keep_all, new_user, property, receipt, unique};
 use crate::ids::{ApiKeyId, FamilyId, SessionId, UserId};
 use crate::message::Status;
 use crate::ports::journal::*;
@@ -66,7 +66,7 @@ pub async fn sessions_are_found_by_id(world: &dyn World) {
     let user = new_user(&store, None).await;
     let mut ids = Vec::new();
     for name in ["one", "two"] {
-        ids.push(store.create_session(user, name, BridgeKind::Simulator).await.expect("a session").id);
+        ids.push(store.create_session(user, name, BridgeKind::Simulator, u32::MAX).await.expect("a session").id);
     }
     let found = async || {
         let mut ids = ids.clone();
@@ -215,13 +215,42 @@ pub async fn old_lines_of_the_api_log_go(world: &dyn World) {
     store.write_api_logs(&old).await.expect("a write");
     store.write_api_logs(&[kept.clone(), fresh.clone()]).await.expect("a write");
     let retire = async |api_logs| {
-        let retention = Retention { events: LONG, api_logs, idempotency_keys: LONG, messages: None };
+        let retention = Retention { api_logs, ..keep_all() };
         while store.retire(&retention).await.expect("a retirement") {}
         walk_logs(&store, &ApiLogFilter::default(), 200).await
     };
     assert_eq!(retire(Duration::from_secs(60 * 86_400)).await.len(), 1_502);
     assert_eq!(retire(Duration::from_secs(30 * 86_400)).await, [fresh.clone(), kept]);
     assert_eq!(retire(Duration::from_secs(86_400)).await, [fresh]);
+}
+
+/// The log has only so many lines, however fresh they are: the oldest go first.
+pub async fn the_api_log_has_only_so_many_lines(world: &dyn World) {
+    let store = world.store().await;
+    let (day, now) = (86_400_000, Time::now().0);
+    let at = |n: i64| ApiLog { at: Time(now - 3 * day + n), ..line(n, None) };
+    // Of several days, and more than one look removes.
+    let (older, newer) = (25_000, 3_000);
+    for chunk in (0..older).collect::<Vec<_>>().chunks(5_000) {
+        store.write_api_logs(&chunk.iter().map(|n| at(*n)).collect::<Vec<_>>()).await.expect("a write");
+    }
+    let fresh: Vec<_> = (0..newer).map(|n| ApiLog { at: Time(now - newer + n), ..line(1, None) }).collect();
+    store.write_api_logs(&fresh).await.expect("a write");
+    let left = async |max| {
+        let api_logs = Duration::from_secs(30 * 86_400);
+        let retention = Retention { api_logs, api_log_lines: max, ..keep_all() };
+        while store.retire(&retention).await.expect("a retirement") {}
+        walk_logs(&store, &ApiLogFilter::default(), 200).await
+    };
+    // Numbers that were drawn ahead and not used make it a few less.
+    const ABOUT: usize = 1_000;
+    let half = left(15_000).await;
+    assert!((15_000 - ABOUT..=15_200).contains(&half.len()), "{}", half.len());
+    assert!(half.iter().zip(fresh.iter().rev()).all(|(kept, fresh)| kept.at == fresh.at), "the newest stay");
+    let few = left(2_000).await;
+    assert!((2_000 - ABOUT..=2_200).contains(&few.len()), "{}", few.len());
+    assert!(few.iter().zip(fresh.iter().rev()).all(|(kept, fresh)| kept.at == fresh.at), "the newest stay");
+    assert_eq!(left(10_000).await.len(), few.len());
 }
 
 /// Usage is listed by day and user, newest day first, and is what each user's own list says.

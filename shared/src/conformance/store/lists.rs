@@ -170,7 +170,10 @@ pub async fn sessions_are_listed(world: &dyn World) {
     let mut all = Vec::new();
     for n in 0..7_usize {
         let user = if n % 3 == 0 { two } else { one };
-        all.push((user, store.create_session(user, &unique("s"), BridgeKind::Simulator).await.expect("a session").id));
+        all.push((
+            user,
+            store.create_session(user, &unique("s"), BridgeKind::Simulator, u32::MAX).await.expect("a session").id,
+        ));
     }
     let list = async |scope: Scope| {
         let (mut seen, mut after) = (Vec::new(), None);

@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::World;
-use super::rig::{LONG, unique};
+use super::rig::{LONG, keep_all, unique};
 use crate::ids::{FamilyId, UserId};
 use crate::ports::logins::{Attempt, Login, Reserved, Rotation};
-use crate::ports::store::{Retention, Store};
+use crate::ports::store::Store;
 use crate::session::BridgeKind;
 use crate::throttle::{FREE_FAILURES, FREE_NAMES, name_key};
 use crate::user::{NewUser, UserChange};
@@ -214,7 +214,7 @@ pub async fn failures_are_forgotten(world: &dyn World) {
     let (user, _) = new(&store).await;
     let lives = begin(&store, user).await;
     store.start_login(user, HASH, Duration::ZERO).await.expect("a login").expect("a family");
-    let retention = Retention { events: LONG, idempotency_keys: LONG, api_logs: LONG, messages: None };
+    let retention = keep_all();
     super::rig::eventually("what is forgotten is swept away", async || {
         store.retire(&retention).await.expect("a sweep");
         let families = world.numbers("SELECT count(*) FROM token_families").await;
@@ -223,6 +223,28 @@ pub async fn failures_are_forgotten(world: &dyn World) {
     })
     .await;
     assert!(store.login(lives).await.expect("a read").is_some());
+}
+
+/// Addresses that somebody has logged in from are known, the latest first, for some months.
+pub async fn addresses_of_logins_are_known(world: &dyn World) {
+    let store = world.store().await;
+    let (_, name) = new(&store).await;
+    let addresses = async |limit| store.login_addresses(limit).await.expect("a read");
+    assert!(addresses(10).await.is_empty());
+    for address in ["192.0.2.1", "2001:db8::", "192.0.2.3", "192.0.2.1"] {
+        let reserved = may(&store, address, &name).await;
+        assert!(!addresses(10).await.first().is_some_and(|known| known == address), "not before it was right");
+        world.alter("UPDATE login_addresses SET last_at = last_at - 10").await;
+        store.attempt_succeeded(address, &name, reserved).await.expect("a success");
+    }
+    assert_eq!(addresses(10).await, ["192.0.2.1", "192.0.2.3", "2001:db8::"]);
+    assert_eq!(addresses(1).await, ["192.0.2.1"]);
+    world.alter("UPDATE login_addresses SET last_at = last_at - 7776000000 WHERE address = '192.0.2.3'").await;
+    super::rig::eventually("an old one is forgotten", async || {
+        store.retire(&keep_all()).await.expect("a sweep");
+        (addresses(10).await == ["192.0.2.1", "2001:db8::"]).then_some(())
+    })
+    .await;
 }
 
 async fn new(store: &Arc<dyn Store>) -> (UserId, String) {

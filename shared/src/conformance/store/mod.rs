@@ -94,6 +94,7 @@ macro_rules! store_suite {
                 queues_show_depth_age_and_owner,
                 dead_letters_are_what_could_not_be_processed,
                 what_waits_and_matches_is_cancelled_at_once,
+                a_cancel_of_all_ends_with_what_was_there,
                 a_pair_code_goes_from_the_owner_to_the_user,
             ]
             idempotency: [
@@ -109,6 +110,7 @@ macro_rules! store_suite {
                 the_same_ids_again_take_nothing,
                 known_and_new_ids_mix,
                 opposite_orders_never_fail,
+                a_row_is_taken_for_ones_own_only_if_it_is,
             ]
             quota: [
                 never_more_than_the_limit,
@@ -118,6 +120,8 @@ macro_rules! store_suite {
                 a_message_never_sent_gives_its_unit_back_once,
                 a_unit_goes_back_to_its_day,
                 a_sent_message_keeps_its_unit,
+                ten_times_the_limit_is_accepted_at_most,
+                a_quota_never_falls_below_nothing,
                 one_cancel_of_many_is_done,
                 cancel_races_with_the_pull,
                 random_batches_and_refunds_keep_the_quota,
@@ -188,6 +192,7 @@ macro_rules! store_suite {
                 the_api_log_is_listed,
                 a_rare_line_is_found_in_bounded_pages,
                 old_lines_of_the_api_log_go,
+                the_api_log_has_only_so_many_lines,
                 usage_is_listed_by_day_and_user,
             ]
             receipts: [
@@ -242,10 +247,14 @@ macro_rules! store_suite {
                 a_deleted_session_is_drained,
                 what_is_kept_no_longer_goes,
                 a_removed_session_goes_with_its_last_message,
+                what_was_never_sent_goes_and_what_stays_is_looked_at_once,
             ]
             files: [
                 a_file_is_known_to_its_user,
-                a_file_is_kept_for_its_message,
+                a_file_is_kept_for_its_messages,
+                a_file_is_removed_unless_a_message_needs_it,
+                a_file_is_removed_or_sent,
+                a_users_files_have_only_so_many_bytes,
                 a_file_that_nobody_needs_goes,
                 files_go_in_chunks,
                 a_kept_file_is_never_swept,
@@ -277,9 +286,11 @@ macro_rules! store_suite {
                 attempts_at_once_are_all_counted,
                 an_address_that_tries_many_names_waits,
                 failures_are_forgotten,
+                addresses_of_logins_are_known,
             ]
             sessions: [
                 a_session_name_is_given_once_per_user,
+                a_user_has_only_so_many_sessions,
                 a_pace_is_kept,
                 commands_are_idempotent,
                 a_connect_starts_what_is_down,

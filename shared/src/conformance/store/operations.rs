@@ -112,9 +112,10 @@ pub async fn what_waits_and_matches_is_cancelled_at_once(world: &dyn World) {
     let marked = rig.put(NewMessage { reference: Some("march".to_owned()), ..rig.draft(3) }).await;
     let elsewhere = second.send(3).await;
     let all = async |filter: &CancelFilter| {
-        let mut ids = Vec::new();
+        let (mut ids, mut until) = (Vec::new(), None);
         loop {
-            let swept = handles[0].cancel_waiting(rig.user, filter).await.expect("a sweep");
+            let (swept, now) = handles[0].cancel_waiting(rig.user, filter, until).await.expect("a sweep");
+            until = Some(now);
             ids.extend(swept.messages);
             if !swept.more {
                 return ids;
@@ -137,7 +138,7 @@ pub async fn what_waits_and_matches_is_cancelled_at_once(world: &dyn World) {
         async move {
             let mut count = 0;
             loop {
-                let swept = store.cancel_waiting(user, filter).await.expect("a sweep");
+                let (swept, _) = store.cancel_waiting(user, filter, None).await.expect("a sweep");
                 count += swept.messages.len();
                 if !swept.more {
                     return count;
@@ -155,6 +156,35 @@ pub async fn what_waits_and_matches_is_cancelled_at_once(world: &dyn World) {
     let theirs = other.send(1).await;
     assert!(all(&everything).await.is_empty());
     assert_eq!(other.status(theirs).await, Status::Accepted);
+}
+
+/// A cancel of all that waits ends with what was accepted before it began: what is accepted while it runs stays.
+pub async fn a_cancel_of_all_ends_with_what_was_there(world: &dyn World) {
+    let handles = [world.store().await, world.store().await];
+    let rig = Rig::new(&handles[0]).await;
+    let scheduled = |to| NewMessage { send_at: Some(from_now(3_600)), ..rig.draft(to) };
+    let before = rig.put_all((0..40).map(|to| if to % 2 == 0 { rig.draft(to) } else { scheduled(to) }).collect()).await;
+    rig.past(rig.clock().await).await;
+    let filter = CancelFilter::default();
+    let (first, until) = handles[0].cancel_waiting(rig.user, &filter, None).await.expect("a sweep");
+    let mut cancelled = first.messages;
+    rig.past(until).await;
+    let after = rig.put_all((40..80).map(|to| if to % 2 == 0 { rig.draft(to) } else { scheduled(to) }).collect()).await;
+    loop {
+        let (swept, same) = handles[1].cancel_waiting(rig.user, &filter, Some(until)).await.expect("a sweep");
+        assert_eq!(same, until);
+        cancelled.extend(swept.messages);
+        if !swept.more {
+            break;
+        }
+    }
+    cancelled.sort_unstable();
+    let mut before = before;
+    before.sort_unstable();
+    assert_eq!(cancelled, before);
+    for id in after {
+        assert!(matches!(rig.status(id).await, Status::Accepted | Status::Scheduled));
+    }
 }
 
 /// A session that isn't paired shows its owner which phone to pair it with, and its user the code; a paired one refuses.

@@ -19,7 +19,7 @@ pub async fn takes_are_disjoint(world: &dyn World) {
     let mut wanted = HashSet::new();
     for n in 0..40 {
         let name = format!("s-{n}");
-        handles[0].create_session(user, &name, BridgeKind::Simulator).await.expect("a session");
+        handles[0].create_session(user, &name, BridgeKind::Simulator, u32::MAX).await.expect("a session");
         wanted.insert(want(&handles[0], user, &name).await);
     }
     let workers = [new_worker(&handles[0]).await, new_worker(&handles[1]).await, new_worker(&handles[2]).await];
@@ -45,7 +45,9 @@ pub async fn takes_are_disjoint(world: &dyn World) {
 pub async fn a_take_leaves_what_needs_no_owner(world: &dyn World) {
     let store = world.store().await;
     let user = new_user(&store, None).await;
-    let make = async |name: &str| store.create_session(user, name, BridgeKind::Simulator).await.expect("a session").id;
+    let make = async |name: &str| {
+        store.create_session(user, name, BridgeKind::Simulator, u32::MAX).await.expect("a session").id
+    };
     make("unwanted").await;
     for name in ["a", "b", "c", "marked"] {
         make(name).await;
@@ -64,7 +66,7 @@ pub async fn a_renewal_tells_share_and_free(world: &dyn World) {
     let store = world.store().await;
     let user = new_user(&store, None).await;
     for n in 0..7 {
-        store.create_session(user, &format!("s-{n}"), BridgeKind::Simulator).await.expect("a session");
+        store.create_session(user, &format!("s-{n}"), BridgeKind::Simulator, u32::MAX).await.expect("a session");
         want(&store, user, &format!("s-{n}")).await;
     }
     let first = new_worker(&store).await;

@@ -4,9 +4,10 @@ use futures_util::future::join_all;
 use proptest::prelude::*;
 
 use super::World;
-use super::rig::{Rig, SHARD, failed, from_now, property};
+use super::rig::{Rig, SHARD, failed, from_now, keep_all, property};
 use crate::ids::MessageId;
 use crate::message::{NewMessage, Status};
+use crate::ports::operations::CancelFilter;
 use crate::ports::store::*;
 use crate::time::Time;
 use crate::usage::Quota;
@@ -55,10 +56,10 @@ pub async fn the_quota_is_told(world: &dyn World) {
     let store = world.store().await;
     let rig = Rig::limited(&store, Some(5)).await;
     let today = Time::now().day();
-    assert_eq!(rig.quota().await, Quota::new(Some(5), 0, today));
+    assert_eq!(rig.quota().await, Quota::new(Some(5), 0, 0, today));
     rig.send(1).await;
     rig.send(2).await;
-    assert_eq!(rig.quota().await, Quota::new(Some(5), 2, today));
+    assert_eq!(rig.quota().await, Quota::new(Some(5), 2, 2, today));
     assert_eq!(rig.quota().await.resets_at, today.next().start());
     let days = store.usage_days(rig.user, today, today.next()).await.expect("a read");
     assert_eq!(days.iter().map(|day| (day.day, day.messages_accepted)).collect::<Vec<_>>(), [(today, 2)]);
@@ -131,6 +132,85 @@ pub async fn a_message_never_sent_gives_its_unit_back_once(world: &dyn World) {
         assert_eq!(rig.used().await, 0);
     }
     assert_eq!(rig.usage().await.messages_accepted, 5, "what was accepted never falls");
+}
+
+/// Ten times the day's limit is accepted and no more, whatever is given back, by whichever process and in whatever batches.
+pub async fn ten_times_the_limit_is_accepted_at_most(world: &dyn World) {
+    let handles = [world.store().await, world.store().await, world.store().await];
+    let rig = Rig::limited(&handles[0], Some(5)).await;
+    let callers = (0..9_u32).map(|caller| {
+        let rig = rig.through(&handles[caller as usize % 3]);
+        async move {
+            let (mut accepted, mut told) = (0, false);
+            // Far more rounds than there are units, so that every caller comes to the end.
+            for round in 0..200 {
+                let later = |item| NewMessage { send_at: Some(from_now(3_600)), ..rig.draft(caller * 10 + item) };
+                let drafts: Vec<_> = (0..1 + round % 3).map(later).collect();
+                let ids: Vec<MessageId> = drafts.iter().map(|draft| draft.id).collect();
+                for (id, outcome) in ids.into_iter().zip(rig.accept(drafts).await) {
+                    match outcome {
+                        AcceptOutcome::Accepted { .. } => {
+                            accepted += 1;
+                            assert!(matches!(rig.cancel(id).await, Moved::Done(_)));
+                        }
+                        AcceptOutcome::QuotaExceeded(quota) => {
+                            assert!(quota.used <= 5 && quota.accepted <= 50, "{quota:?}");
+                            assert_eq!(quota.remaining, Some(0));
+                            told |= quota.accepted == 50;
+                        }
+                        other => panic!("accepted or over the quota, not {other:?}"),
+                    }
+                }
+            }
+            (accepted, told)
+        }
+    });
+    let done = join_all(callers).await;
+    assert_eq!(done.iter().map(|(accepted, _)| accepted).sum::<i64>(), 50);
+    assert!(done.iter().all(|(_, told)| *told), "every caller was told in the end");
+    let quota = rig.quota().await;
+    assert_eq!((quota.used, quota.accepted, quota.remaining), (0, 50, Some(0)));
+    assert_eq!(rig.usage().await.messages_accepted, 50);
+    // Within a request the first get what is left; a higher limit gives more at once, none is no bound.
+    assert!(handles[0].set_limit(rig.user, Some(6)).await.expect("a change"));
+    let outcomes = rig.accept((0..8).map(|to| rig.draft(to)).collect()).await;
+    let accepted = outcomes.iter().filter(|outcome| matches!(outcome, AcceptOutcome::Accepted { .. })).count();
+    assert_eq!((accepted, rig.quota().await.accepted), (6, 56));
+    for message in rig.list_all(&MessageFilter { status: Some(Status::Accepted), ..MessageFilter::default() }, 20).await
+    {
+        rig.cancel(message).await;
+    }
+    let outcomes = rig.accept((0..8).map(|to| rig.draft(to)).collect()).await;
+    assert!(outcomes[..4].iter().all(|outcome| matches!(outcome, AcceptOutcome::Accepted { .. })), "{outcomes:?}");
+    assert!(
+        outcomes[4..]
+            .iter()
+            .all(|outcome| matches!(outcome, AcceptOutcome::QuotaExceeded(quota) if quota.accepted == 60)),
+        "{outcomes:?}"
+    );
+    for limit in [Some(i64::MAX), None] {
+        assert!(handles[0].set_limit(rig.user, limit).await.expect("a change"));
+        rig.send(1).await;
+    }
+}
+
+/// Units that are given back and had not been taken don't make the quota larger: that is a defect, and is told of.
+pub async fn a_quota_never_falls_below_nothing(world: &dyn World) {
+    let store = world.store().await;
+    let rig = Rig::limited(&store, Some(5)).await;
+    let ids = rig.put_all((0..5).map(|to| rig.draft(to)).collect()).await;
+    world.alter("UPDATE quotas SET used = 1").await;
+    rig.cancel(ids[0]).await;
+    rig.cancel(ids[1]).await;
+    assert_eq!(rig.used().await, 0);
+    assert_eq!(world.numbers("SELECT short FROM quotas").await, [1]);
+    let outgoing = rig.pull(1).await.messages.remove(0);
+    assert!(matches!(rig.settle(&outgoing, failed()).await, Settled::Done(_)));
+    store.cancel_waiting(rig.user, &CancelFilter::default(), None).await.expect("a sweep");
+    assert_eq!(rig.used().await, 0);
+    assert_eq!(world.numbers("SELECT short FROM quotas").await, [4]);
+    store.retire(&keep_all()).await.expect("a retirement");
+    assert_eq!(world.numbers("SELECT short FROM quotas").await, [0], "told once");
 }
 
 /// A message that was sent keeps its unit.

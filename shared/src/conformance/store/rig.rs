@@ -70,7 +70,7 @@ impl Rig {
 
     /// Another session of the same user, owned by the same worker and connected.
     pub(super) async fn another_session(&self, name: &str) -> Self {
-        self.store.create_session(self.user, name, BridgeKind::Simulator).await.expect("a session");
+        self.store.create_session(self.user, name, BridgeKind::Simulator, u32::MAX).await.expect("a session");
         let session = want(&self.store, self.user, name).await;
         take_all(&self.store, self.worker, [session]).await;
         let rig = Self { session, name: name.to_owned(), ..self.clone() };
@@ -265,6 +265,18 @@ impl Rig {
             assert!(after.is_none_or(|after| next < after), "every page gets further");
             after = Some(next);
         }
+    }
+}
+
+/// Everything is kept.
+pub(super) const fn keep_all() -> Retention {
+    Retention {
+        events: LONG,
+        api_logs: LONG,
+        idempotency_keys: LONG,
+        unsent: LONG,
+        messages: None,
+        api_log_lines: i64::MAX,
     }
 }
 

@@ -12,12 +12,14 @@ use crate::session::{BridgeKind, DEFAULT_SESSION, Pace, Session, SessionStatus};
 pub async fn a_session_name_is_given_once_per_user(world: &dyn World) {
     let handles = [world.store().await, world.store().await];
     let (one, two) = (new_user(&handles[0], None).await, new_user(&handles[0], None).await);
-    let made = join_all((0..8).map(|n| handles[n % 2].create_session(one, "shop", BridgeKind::Simulator))).await;
+    let made =
+        join_all((0..8).map(|n| handles[n % 2].create_session(one, "shop", BridgeKind::Simulator, u32::MAX))).await;
     assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1, "{made:?}");
     assert!(made.iter().all(|made| matches!(made, Ok(_) | Err(StoreError::Taken(_)))), "{made:?}");
-    let taken = handles[0].create_session(one, DEFAULT_SESSION, BridgeKind::Simulator).await;
+    let taken = handles[0].create_session(one, DEFAULT_SESSION, BridgeKind::Simulator, u32::MAX).await;
     assert!(matches!(taken, Err(StoreError::Taken(_))), "{taken:?}");
-    let other = handles[0].create_session(two, "shop", BridgeKind::Simulator).await.expect("another user's session");
+    let other =
+        handles[0].create_session(two, "shop", BridgeKind::Simulator, u32::MAX).await.expect("another user's session");
     let mine = session(&handles[0], one, "shop").await.expect("the session is there");
     assert_ne!(mine.id, other.id);
     assert_eq!((mine.user_id, mine.name.as_str(), mine.bridge), (one, "shop", BridgeKind::Simulator));
@@ -25,6 +27,33 @@ pub async fn a_session_name_is_given_once_per_user(world: &dyn World) {
     assert_eq!((mine.blocked_reason, mine.phone_number, mine.qr_code), (None, None, None));
     assert_eq!((mine.connected_at, mine.last_active_at, mine.pace), (None, None, Pace::default()));
     assert_eq!(session(&handles[0], one, "none").await, None);
+}
+
+/// A user has only so many sessions, however many ask at once: a deleted one makes room once it is drained.
+pub async fn a_user_has_only_so_many_sessions(world: &dyn World) {
+    let handles = [world.store().await, world.store().await];
+    let (one, two) = (new_user(&handles[0], None).await, new_user(&handles[0], None).await);
+    let names: Vec<String> = (0..30).map(|n| format!("s-{n}")).collect();
+    let asked = names.iter().enumerate().map(|(n, name)| {
+        let store = &handles[n % 2];
+        async move { store.create_session(one, name, BridgeKind::Simulator, 10).await }
+    });
+    let made = join_all(asked).await;
+    let full = |made: &Result<Session>| matches!(made, Err(StoreError::Full { what: Bounded::Sessions, limit: 10 }));
+    assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 9, "with the one that every user has: {made:?}");
+    assert!(made.iter().all(|made| made.is_ok() || full(made)), "{made:?}");
+    handles[0].create_session(two, "s-1", BridgeKind::Simulator, 10).await.expect("another user's");
+    let name = made.iter().flatten().next().map(|session| session.name.clone()).unwrap_or_default();
+    assert!(handles[0].delete_session(one, &name).await.expect("a deletion"));
+    let again = || handles[1].create_session(one, "again", BridgeKind::Simulator, 10);
+    assert!(full(&again().await), "it isn't drained yet");
+    super::rig::eventually("it is drained", async || {
+        let (_, removed) = handles[0].drain_deleted().await.expect("a drain");
+        (!removed.is_empty()).then_some(())
+    })
+    .await;
+    again().await.expect("there is room");
+    assert!(full(&handles[0].create_session(one, "more", BridgeKind::Simulator, 10).await));
 }
 
 /// A pace is kept as set.
@@ -107,7 +136,7 @@ pub async fn a_disconnect_takes_effect_by_the_owner(world: &dyn World) {
 pub async fn a_deleted_session_is_gone(world: &dyn World) {
     let store = world.store().await;
     let user = new_user(&store, None).await;
-    let first = store.create_session(user, "shop", BridgeKind::Simulator).await.expect("a session");
+    let first = store.create_session(user, "shop", BridgeKind::Simulator, u32::MAX).await.expect("a session");
     want(&store, user, "shop").await;
     let worker = new_worker(&store).await;
     take_all(&store, worker, [first.id]).await;
@@ -121,7 +150,7 @@ pub async fn a_deleted_session_is_gone(world: &dyn World) {
     assert_eq!(store.set_pace(user, "shop", &Pace::default()).await.expect("an answer"), None);
     let listed = store.list_sessions(Scope::User(user), None, 10).await.expect("a page");
     assert_eq!(listed.items.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), [DEFAULT_SESSION]);
-    let again = store.create_session(user, "shop", BridgeKind::Simulator).await.expect("the name is free");
+    let again = store.create_session(user, "shop", BridgeKind::Simulator, u32::MAX).await.expect("the name is free");
     assert_ne!(again.id, first.id);
     assert_eq!(session(&store, user, "shop").await.map(|session| session.id), Some(again.id));
 }
@@ -130,7 +159,7 @@ pub async fn a_deleted_session_is_gone(world: &dyn World) {
 pub async fn names_lead_to_ones_own_sessions(world: &dyn World) {
     let store = world.store().await;
     let (one, two) = (new_user(&store, None).await, new_user(&store, None).await);
-    store.create_session(one, "mine", BridgeKind::Simulator).await.expect("a session");
+    store.create_session(one, "mine", BridgeKind::Simulator, u32::MAX).await.expect("a session");
     assert_eq!(session(&store, two, "mine").await, None);
     assert_eq!(store.command(two, "mine", SessionCommand::Pause).await.expect("an answer"), None);
     command(&store, two, SessionCommand::Pause).await;

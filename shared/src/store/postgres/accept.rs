@@ -3,6 +3,8 @@
 //! Quota first, keys last: the quota row's lock serialises a user, so that keys need no lock order of their own, a refused
 //! item never writes its key, and `seq` is drawn in the order of commit. A concurrent twin shows as 23505 on the key.
 //!
+//! The files that messages name are locked before everything else: none goes while its message is accepted.
+//!
 //! Rows are looked up item by item (`LATERAL … OFFSET 0` can't be turned round): a planner that knows of an empty table would
 //! read all of it first.
 
@@ -15,10 +17,11 @@ use uuid::Uuid;
 
 use super::committer::{Committer, Statement};
 use crate::group_commit::{Batches, Pending, survives};
-use crate::ids::{MessageId, UserId};
+use crate::ids::{MediaId, MessageId, UserId};
 use crate::message::{NewMessage, Status};
+use crate::ports::files::FILE_KEPT;
 use crate::ports::store::{AcceptHook, AcceptOutcome, AcceptRequest, AcceptedJob, StoreError};
-use crate::time::Time;
+use crate::time::{Time, millis};
 use crate::usage::Quota;
 
 /// Items of one statement, at most.
@@ -29,6 +32,8 @@ pub(super) struct Item {
     user: UserId,
     message: NewMessage,
     content: String,
+    /// The file that it sends, of those that are kept.
+    media: Option<MediaId>,
     key: Option<ItemKey>,
 }
 
@@ -40,14 +45,24 @@ struct ItemKey {
 
 pub(super) struct Accept;
 
-pub(super) const SQL: &str = "
+/// What a user is granted of what is wanted: no more than the day's limit leaves, and than [`ACCEPTED_PER_UNIT`] times the limit
+/// leaves of what may be accepted. No limit is `NULL`, which `LEAST` leaves out; 9·10^17 keeps the product within `bigint`.
+///
+/// [`ACCEPTED_PER_UNIT`]: crate::usage::ACCEPTED_PER_UNIT
+macro_rules! granted {
+    () => {
+        "GREATEST(0, LEAST(excluded.want, excluded.lim - q.used, LEAST(excluded.lim, 900000000000000000) * 10 - q.accepted))"
+    };
+}
+
+pub(super) const SQL: &str = concat!("
 WITH item AS MATERIALIZED (
     SELECT i.*, u.max_messages_per_day AS lim, u.is_active AS active, s.id AS here
     FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::smallint[], $7::text[], $8::bigint[],
                 $9::bigint[], $10::uuid[], $11::uuid[], $12::text[], $13::text[], $14::text[], $15::integer[],
-                $16::bytea[]) WITH ORDINALITY
+                $16::bytea[], $17::uuid[]) WITH ORDINALITY
         AS i (id, u, s, recipient, whatsapp_id, type, content, send_at, expires_at, reply_to, replayed_from, reference,
-              request_id, k, ki, h, n)
+              request_id, k, ki, h, media, n)
     LEFT JOIN users u ON u.id = i.u
     LEFT JOIN LATERAL (SELECT s.id, s.user_id, s.deleting_at FROM sessions s WHERE s.id = i.s OFFSET 0) s
         ON s.user_id = i.u AND s.deleting_at IS NULL
@@ -62,7 +77,14 @@ WITH item AS MATERIALIZED (
         WHERE k.user_id = i.u AND k.key = i.k AND k.item = i.ki OFFSET 0) k
     WHERE k.hash = i.h AND k.message_id IS NOT NULL
 ), stored AS MATERIALIZED (
-    SELECT i.n, m.created_at FROM item i JOIN messages m ON m.id = i.id
+    SELECT i.n, m.created_at, m.user_id = i.u AND m.session_id = i.s AND m.request_id = i.request_id AS own
+    FROM item i JOIN messages m ON m.id = i.id
+), file AS MATERIALIZED (
+    SELECT f.user_id, f.id
+    FROM (SELECT DISTINCT i.media FROM item i WHERE i.media IS NOT NULL ORDER BY i.media) i
+    CROSS JOIN LATERAL (
+        SELECT m.user_id, m.id, m.gone FROM media m WHERE m.id = i.media OFFSET 0 FOR NO KEY UPDATE) f
+    WHERE NOT f.gone
 ), live AS MATERIALIZED (
     SELECT i.*, row_number() OVER (PARTITION BY i.u ORDER BY i.n) AS rn
     FROM item i
@@ -70,6 +92,7 @@ WITH item AS MATERIALIZED (
       AND i.n NOT IN (SELECT n FROM head WHERE NOT same)
       AND i.n NOT IN (SELECT n FROM old)
       AND i.n NOT IN (SELECT n FROM stored)
+      AND (i.media IS NULL OR (i.u, i.media) IN (SELECT user_id, id FROM file))
 ), q AS (
     INSERT INTO quotas AS q (user_id, day, want, lim, used, accepted, granted)
     SELECT w.u, now_ms() / 86400000, w.c, w.lim, LEAST(w.c, w.lim), LEAST(w.c, w.lim), LEAST(w.c, w.lim)
@@ -78,22 +101,28 @@ WITH item AS MATERIALIZED (
     ON CONFLICT (user_id, day) DO UPDATE SET
         want = excluded.want,
         lim = excluded.lim,
-        granted = GREATEST(0, LEAST(excluded.want, excluded.lim - q.used)),
-        used = q.used + GREATEST(0, LEAST(excluded.want, excluded.lim - q.used)),
-        accepted = q.accepted + GREATEST(0, LEAST(excluded.want, excluded.lim - q.used))
-    RETURNING user_id, granted, used, lim
+        granted = ", granted!(), ",
+        used = q.used + ", granted!(), ",
+        accepted = q.accepted + ", granted!(), "
+    RETURNING user_id, granted, used, accepted, lim
 ), granted AS MATERIALIZED (
     SELECT l.* FROM live l JOIN q ON q.user_id = l.u AND l.rn <= q.granted
 ), message AS (
     INSERT INTO messages (id, user_id, session_id, created_at, updated_at, quota_day, expires_at, due_at, send_at,
-                          reply_to, replayed_from, status, type, open, recipient, whatsapp_id, reference, request_id,
-                          content)
+                          reply_to, replayed_from, media_id, status, type, open, recipient, whatsapp_id, reference,
+                          request_id, content)
     SELECT g.id, g.u, g.s, now_ms(), now_ms(), now_ms() / 86400000,
            COALESCE(g.expires_at, COALESCE(g.send_at, now_ms()) + 86400000), g.send_at, g.send_at,
-           g.reply_to, g.replayed_from, CASE WHEN g.send_at IS NULL THEN 1 ELSE 0 END, g.type, g.send_at IS NULL,
+           g.reply_to, g.replayed_from, g.media, CASE WHEN g.send_at IS NULL THEN 1 ELSE 0 END, g.type, g.send_at IS NULL,
            g.recipient, g.whatsapp_id, g.reference, g.request_id, g.content
     FROM granted g
     ORDER BY g.n
+), needed AS MATERIALIZED (
+    SELECT g.media, max(COALESCE(g.expires_at, COALESCE(g.send_at, now_ms()) + 86400000)) + $18 AS until
+    FROM granted g WHERE g.media IS NOT NULL GROUP BY g.media
+), kept AS (
+    UPDATE media f SET keep_until = GREATEST(f.keep_until, (SELECT n.until FROM needed n WHERE n.media = f.id))
+    WHERE f.id = ANY(ARRAY(SELECT media FROM needed))
 ), key_heads AS (
     INSERT INTO idempotency_keys (user_id, key, item, hash, message_id, created_at)
     SELECT DISTINCT ON (g.u, g.k) g.u, g.k, 0, g.h, CASE WHEN g.ki = 0 THEN g.id END, now_ms()
@@ -107,14 +136,17 @@ WITH item AS MATERIALIZED (
     WHERE g.k IS NOT NULL AND g.ki > 0
     ORDER BY g.u, g.k, g.ki
 )
-SELECT 0 AS what, 0::bigint AS n, now_ms() AS a, NULL::bigint AS b, NULL::uuid AS id
-UNION ALL SELECT 1, n, NULL, NULL, NULL FROM granted
-UNION ALL SELECT 2, n, created_at, NULL, NULL FROM stored
-UNION ALL SELECT 3, n, NULL, NULL, id FROM old
-UNION ALL SELECT 4, n, NULL, NULL, NULL FROM head WHERE NOT same
-UNION ALL SELECT 5, n, NULL, NULL, NULL FROM item WHERE active IS NOT true
-UNION ALL SELECT 6, n, NULL, NULL, NULL FROM item WHERE active AND here IS NULL
-UNION ALL SELECT 7, user_id, used, lim, NULL FROM q";
+SELECT 0 AS what, 0::bigint AS n, now_ms() AS a, NULL::bigint AS b, NULL::bigint AS c, NULL::uuid AS id
+UNION ALL SELECT 1, n, NULL, NULL, NULL, NULL FROM granted
+UNION ALL SELECT 2, n, created_at, NULL, NULL, NULL FROM stored WHERE own
+UNION ALL SELECT 3, n, NULL, NULL, NULL, id FROM old
+UNION ALL SELECT 4, n, NULL, NULL, NULL, NULL FROM head WHERE NOT same
+UNION ALL SELECT 5, n, NULL, NULL, NULL, NULL FROM item WHERE active IS NOT true
+UNION ALL SELECT 6, n, NULL, NULL, NULL, NULL FROM item WHERE active AND here IS NULL
+UNION ALL SELECT 7, user_id, used, accepted, lim, NULL FROM q
+UNION ALL SELECT 8, n, NULL, NULL, NULL, NULL FROM item
+    WHERE active AND here IS NOT NULL AND media IS NOT NULL AND (u, media) NOT IN (SELECT user_id, id FROM file)
+UNION ALL SELECT 9, n, NULL, NULL, NULL, NULL FROM stored WHERE NOT own");
 
 #[derive(FromRow)]
 struct Row {
@@ -122,6 +154,7 @@ struct Row {
     n: i64,
     a: Option<i64>,
     b: Option<i64>,
+    c: Option<i64>,
     id: Option<Uuid>,
 }
 
@@ -154,6 +187,8 @@ impl Statement for Accept {
             .bind(column(items, |i| i.key.as_ref().map(|k| k.key.as_str())))
             .bind(column(items, |i| i.key.as_ref().map(|k| k.item)))
             .bind(column(items, |i| i.key.as_ref().map(|k| k.hash.as_slice())))
+            .bind(column(items, |i| i.media.map(|id| id.0)))
+            .bind(millis(FILE_KEPT))
             .fetch_all(connection)
             .await?;
         Ok(outcomes(items, &rows))
@@ -165,9 +200,11 @@ impl Statement for Accept {
 }
 
 fn outcomes(items: &[&Item], rows: &[Row]) -> Vec<Result<AcceptOutcome, StoreError>> {
+    let at = |row: &Row| usize::try_from(row.n - 1).unwrap_or(usize::MAX);
     let now = Time(rows.iter().find(|row| row.what == 0).and_then(|row| row.a).unwrap_or_default());
     let mut outcomes: Vec<Option<AcceptOutcome>> = vec![None; items.len()];
     let mut quotas = HashMap::new();
+    let mut taken = HashSet::new();
     for row in rows {
         let outcome = match row.what {
             1 => AcceptOutcome::Accepted { created_at: now },
@@ -177,12 +214,18 @@ fn outcomes(items: &[&Item], rows: &[Row]) -> Vec<Result<AcceptOutcome, StoreErr
             5 => AcceptOutcome::UserInactive,
             6 => AcceptOutcome::SessionGone,
             7 => {
-                quotas.insert(row.n, Quota::new(row.b, row.a.unwrap_or_default(), now.day()));
+                let (used, accepted) = (row.a.unwrap_or_default(), row.b.unwrap_or_default());
+                quotas.insert(row.n, Quota::new(row.c, used, accepted, now.day()));
+                continue;
+            }
+            8 => AcceptOutcome::FileGone,
+            9 => {
+                taken.insert(at(row));
                 continue;
             }
             _ => continue,
         };
-        let at = usize::try_from(row.n - 1).unwrap_or(usize::MAX);
+        let at = at(row);
         if let Some(slot) = outcomes.get_mut(at) {
             // What was stored or remembered before counts more than what its user or session has become since.
             let known = matches!(
@@ -200,7 +243,12 @@ fn outcomes(items: &[&Item], rows: &[Row]) -> Vec<Result<AcceptOutcome, StoreErr
             .map(|quota| AcceptOutcome::QuotaExceeded(*quota))
             .ok_or_else(|| StoreError::Internal("an item was neither accepted nor refused".to_owned()))
     };
-    items.iter().zip(outcomes).map(|(item, outcome)| outcome.map_or_else(|| refused(item), Ok)).collect()
+    let answer = |(at, (item, outcome)): (usize, (&&Item, Option<AcceptOutcome>))| match outcome {
+        _ if taken.contains(&at) => Err(StoreError::Internal("another request's message has this id".to_owned())),
+        Some(outcome) => Ok(outcome),
+        None => refused(item),
+    };
+    items.iter().zip(outcomes).enumerate().map(answer).collect()
 }
 
 /// Commits what is gathered until all callers are gone. Each process has two of these: while one waits for the disk, the
@@ -242,7 +290,8 @@ async fn commit_batch(
                 hash: key.hash,
                 item: if key.batch { i32::try_from(position + 1).unwrap_or(i32::MAX) } else { 0 },
             });
-            Item { user, message, content, key }
+            let media = message.content.media.as_ref().and_then(|media| media.id);
+            Item { user, message, content, media, key }
         }));
     }
     metrics::histogram!("sanasr_accept_batch_size").record(u32::try_from(items.len()).unwrap_or(u32::MAX));

@@ -20,6 +20,13 @@ macro_rules! now_ms {
     };
 }
 
+/// A number, or 0 if it is less.
+macro_rules! at_least_zero {
+    ($($number:literal),+) => {
+        concat!("GREATEST(0, ", $($number,)+ ")")
+    };
+}
+
 /// One of the uuids in a parameter made by `ids`.
 macro_rules! among {
     ($parameter:literal) => {

@@ -65,3 +65,53 @@ pub(super) async fn keep(connection: &mut PgConnection, daily: &Daily, now: Time
     let done = sqlx::query(daily.delete).bind(before).bind(SWEEP_CHUNK).execute(connection).await.map_err(error)?;
     Ok(done.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
 }
+
+/// Lines of the API log that are removed in one transaction: removing must keep up with writing.
+const LINES_CHUNK: i64 = 10_000;
+
+/// Removes the oldest lines of the API log while there are more than `max`, about: whole days first, then in chunks; `true` if there
+/// may be more to remove. How many there are is told by their numbers, which have small gaps.
+pub(super) async fn keep_lines(connection: &mut PgConnection, max: i64) -> Result<bool> {
+    let last: i64 = sqlx::query_scalar("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM api_log_n")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(error)?;
+    let mut days: Vec<String> =
+        sqlx::query_scalar(API_LOGS.partitions).fetch_all(&mut *connection).await.map_err(error)?;
+    days.sort_unstable();
+    let mut firsts = Vec::with_capacity(days.len());
+    for table in days.into_iter().chain([format!("{}_default", API_LOGS.table)]) {
+        // Connections draw numbers ahead: an old one now and then stands among newer ones.
+        let first = format!("SELECT max(n), min(at) FROM (SELECT n, at FROM {table} ORDER BY at, n LIMIT 200) f");
+        let (n, at): (Option<i64>, Option<i64>) =
+            sqlx::query_as(&first).persistent(false).fetch_one(&mut *connection).await.map_err(error)?;
+        if let (Some(n), Some(at)) = (n, at) {
+            firsts.push((at, n, table));
+        }
+    }
+    firsts.sort_unstable();
+    let mut oldest = firsts.into_iter().peekable();
+    while let Some((_, first, table)) = oldest.next() {
+        let beyond = last - first - max;
+        if beyond <= 0 {
+            return Ok(false);
+        }
+        let whole = !table.ends_with("_default") && oldest.peek().is_some_and(|(_, next, _)| last - next >= max);
+        if whole {
+            let drop = format!("DROP TABLE IF EXISTS {table}");
+            sqlx::query(&drop).persistent(false).execute(&mut *connection).await.map_err(error)?;
+            continue;
+        }
+        let delete =
+            format!("DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} ORDER BY at, n LIMIT $1))");
+        let done = sqlx::query(&delete)
+            .bind(beyond.min(LINES_CHUNK))
+            .persistent(false)
+            .execute(&mut *connection)
+            .await
+            .map_err(error)?;
+        let removed = i64::try_from(done.rows_affected()).unwrap_or(i64::MAX);
+        return Ok(removed > 0 && removed < beyond);
+    }
+    Ok(false)
+}

@@ -3,7 +3,7 @@
 
 use sqlx::{ConnectOptions, Connection};
 
-use super::{PLANNED_ONCE, accept, devices, error, options, pull, receipts, settle, sql};
+use super::{PLANNED_ONCE, accept, devices, error, options, pull, receipts, settle, sql, sweeps};
 use crate::ports::store::Result;
 
 /// Each statement's name and its plan, as PostgreSQL would make it now for a committer: a line per step, in the order of
@@ -54,6 +54,38 @@ pub async fn lists(url: &str) -> Result<Vec<(String, Vec<String>)>> {
         ("usage_user", USAGE_OF_USER, usage, format!("{ANY}, 7, 51")),
         ("events", events_after_text(Scope::All), events, "0, NULL, 1000".to_owned()),
         ("events_user", events_after_text(Scope::User(UserId(7))), events, "0, 7, 100".to_owned()),
+    ];
+    let mut plans = Vec::new();
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let mut connection = options(url)?.options([("plan_cache_mode", mode)]).connect().await.map_err(error)?;
+        for (name, sql, types, values) in &asked {
+            sqlx::raw_sql(&format!("PREPARE {name} ({types}) AS {sql}"))
+                .execute(&mut connection)
+                .await
+                .map_err(error)?;
+            let explain = format!("EXPLAIN (COSTS off) EXECUTE {name} ({values})");
+            let plan = sqlx::query_scalar(&explain).persistent(false).fetch_all(&mut connection);
+            plans.push((format!("{name}, {mode}"), plan.await.map_err(error)?));
+        }
+        connection.close().await.map_err(error)?;
+    }
+    Ok(plans)
+}
+
+/// Plans of the statements that look for what waits in a user's sessions: each statement's name, and its plan.
+///
+/// # Errors
+/// If the database can't be reached, or can't plan a statement.
+pub async fn waiting(url: &str) -> Result<Vec<(String, Vec<String>)>> {
+    const ID: &str = "'01890a5d-ac96-774b-bcce-b302099a8057'";
+    let asked = [
+        ("drain", sweeps::DRAIN, "bigint, text, uuid", format!("1000, '', {ID}")),
+        (
+            "cancel",
+            sweeps::CANCEL,
+            "bigint, text, bigint, text, text, text, bigint",
+            "1000, '', 1, NULL, NULL, NULL, 9000000000000".to_owned(),
+        ),
     ];
     let mut plans = Vec::new();
     for mode in ["force_custom_plan", "force_generic_plan"] {

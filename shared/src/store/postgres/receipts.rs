@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::committer::Statement;
 use crate::ids::MessageId;
-use crate::message::Status;
+use crate::message::{MessageType, Status};
 use crate::ports::store::{ReceiptBatch, StoreError};
 
 pub(super) struct Receipts;
@@ -46,7 +46,7 @@ WITH item AS MATERIALIZED (
     SELECT now_ms(), user_id, session_id, id, status FROM moved
 ), counted AS (
     INSERT INTO usage_stats AS u (user_id, day, shard, sent, failed, media_sent)
-    SELECT user_id, quota_day, $2, count(*), -count(*) FILTER (WHERE was = 6), count(*) FILTER (WHERE type BETWEEN 1 AND 5)
+    SELECT user_id, quota_day, $2, count(*), -count(*) FILTER (WHERE was = 6), count(*) FILTER (WHERE type = ANY($9))
     FROM moved WHERE was IN (1, 2, 6)
     GROUP BY user_id, quota_day
     ORDER BY user_id, quota_day
@@ -118,6 +118,7 @@ impl Statement for Receipts {
             .bind(folded.values().map(|f| f.sent_at).collect::<Vec<_>>())
             .bind(folded.values().map(|f| f.delivered_at).collect::<Vec<_>>())
             .bind(folded.values().map(|f| f.read_at).collect::<Vec<_>>())
+            .bind(MessageType::MEDIA.map(|kind| kind as i16))
             .fetch_all(connection)
             .await?;
         if rows.is_empty() {

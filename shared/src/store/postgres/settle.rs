@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::committer::Statement;
 use crate::ids::WorkerId;
-use crate::message::{Hold, MAX_CRASHES, MessageError, Status};
+use crate::message::{Hold, MAX_CRASHES, MessageError, MessageType, Status};
 use crate::ports::store::{Outcome, Result, Settled, Settlement, StoreError};
 use crate::time::millis;
 
@@ -24,7 +24,7 @@ pub(super) struct Settle {
 /// Sessions and when they sent last: written with a worker's renewal, not with every message.
 pub(super) type Active = std::sync::Mutex<HashMap<Uuid, i64>>;
 
-pub(super) const SQL: &str = "
+pub(super) const SQL: &str = concat!("
 WITH item AS MATERIALIZED (
     SELECT * FROM unnest($3::uuid[], $4::bigint[], $5::integer[], $6::smallint[], $7::boolean[], $8::boolean[],
                          $9::boolean[], $10::bigint[], $11::smallint[], $12::text[])
@@ -70,20 +70,20 @@ WITH item AS MATERIALIZED (
     INSERT INTO quotas AS q (user_id, day, want, used, accepted)
     SELECT user_id, quota_day, count(*), 0, 0 FROM settled WHERE refunded GROUP BY user_id, quota_day
     ORDER BY user_id, quota_day
-    ON CONFLICT (user_id, day) DO UPDATE SET used = q.used - excluded.want
+    ON CONFLICT (user_id, day) DO UPDATE SET ", give_back!("q", "excluded.want"), "
 ), counted AS (
     INSERT INTO usage_stats AS u (user_id, day, shard, sent, failed, media_sent)
     SELECT user_id, quota_day, $2,
            count(*) FILTER (WHERE status = 3),
            count(*) FILTER (WHERE status = 6) - count(*) FILTER (WHERE was = 6),
-           count(*) FILTER (WHERE status = 3 AND type BETWEEN 1 AND 5)
+           count(*) FILTER (WHERE status = 3 AND type = ANY($16))
     FROM settled WHERE status IN (3, 6)
     GROUP BY user_id, quota_day
     ORDER BY user_id, quota_day
     ON CONFLICT (user_id, day, shard) DO UPDATE
     SET sent = u.sent + excluded.sent, failed = u.failed + excluded.failed, media_sent = u.media_sent + excluded.media_sent
 )
-SELECT now_ms() AS now, s.id, s.status, s.session_id FROM worker w LEFT JOIN settled s ON true";
+SELECT now_ms() AS now, s.id, s.status, s.session_id FROM worker w LEFT JOIN settled s ON true");
 
 #[derive(FromRow)]
 struct Row {
@@ -181,6 +181,7 @@ impl Statement for Settle {
             .bind(MAX_CRASHES)
             .bind(unknown)
             .bind(crashed.to_json())
+            .bind(MessageType::MEDIA.map(|kind| kind as i16))
             .fetch_all(connection)
             .await?;
         if rows.is_empty() {

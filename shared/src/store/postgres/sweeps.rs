@@ -6,8 +6,6 @@ use sqlx::FromRow;
 use sqlx_postgres::PgConnection;
 use uuid::Uuid;
 
-use super::sql::messages::first_id_at;
-use super::sql::sessions::remove_drained;
 use super::{Backend, Now, error, partitions, sql};
 use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::MessageError;
@@ -86,11 +84,10 @@ macro_rules! ending {
             "WITH ",
             $pick,
             ", locked AS MATERIALIZED (
-    SELECT m.id, m.status AS was, CASE WHEN m.unknown_attempts > 0 THEN 6::smallint ELSE p.ended END AS status
-    FROM picked p JOIN messages m ON m.id = p.id
-    WHERE m.status = p.was AND m.attempts = p.attempts
-    ORDER BY m.id
-    FOR NO KEY UPDATE OF m SKIP LOCKED
+    SELECT m.id, m.was, CASE WHEN m.unknown_attempts > 0 THEN 6::smallint ELSE p.ended END AS status
+    FROM (SELECT * FROM picked ORDER BY id) p CROSS JOIN LATERAL (
+        SELECT m.id, m.status AS was, m.unknown_attempts FROM messages m
+        WHERE m.id = p.id AND m.status = p.was AND m.attempts = p.attempts OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) m
 ), moved AS (
     UPDATE messages m
     SET status = l.status, open = false, due_at = NULL, hold = 0, refunded = m.unknown_attempts = 0,
@@ -105,7 +102,9 @@ macro_rules! ending {
     INSERT INTO quotas AS q (user_id, day, want, used, accepted)
     SELECT user_id, quota_day, count(*), 0, 0 FROM moved WHERE refunded GROUP BY user_id, quota_day
     ORDER BY user_id, quota_day
-    ON CONFLICT (user_id, day) DO UPDATE SET used = q.used - excluded.want
+    ON CONFLICT (user_id, day) DO UPDATE SET ",
+            give_back!("q", "excluded.want"),
+            "
 ), counted AS (
     INSERT INTO usage_stats AS u (user_id, day, shard, failed)
     SELECT user_id, quota_day, 0, count(*) FROM moved WHERE status = 6 GROUP BY user_id, quota_day
@@ -128,29 +127,32 @@ const EXPIRE: &str = ending!(
 );
 
 /// What a session that is marked and owned by nobody has queued.
-const DRAIN: &str = ending!(
+pub(super) const DRAIN: &str = ending!(
     "picked AS MATERIALIZED (
     (SELECT m.id, m.status AS was, m.attempts, 8::smallint AS ended FROM messages m
      WHERE m.session_id = $3 AND m.open LIMIT $1)
     UNION ALL
     (SELECT m.id, m.status, m.attempts, 8::smallint FROM messages m
-     WHERE m.due_at IS NOT NULL AND NOT m.open AND m.session_id = $3 LIMIT $1)
+     WHERE m.due_at IS NOT NULL AND NOT m.open AND m.session_id = $3 ORDER BY m.session_id, m.due_at LIMIT $1)
 )"
 );
 
-/// What a user has waiting and may take back: what can't have been sent.
-const CANCEL: &str = ending!(
+/// What a user has waiting and may take back: what can't have been sent, and was accepted at `$7` or before. Scheduled messages are
+/// taken in the order of their session's index: a planner that knows of few would look through those of all sessions.
+pub(super) const CANCEL: &str = ending!(
     "mine AS MATERIALIZED (
     SELECT id FROM sessions WHERE user_id = $3 AND ($4::text IS NULL OR name = $4 AND deleting_at IS NULL)
 ), picked AS MATERIALIZED (
     SELECT p.* FROM mine s CROSS JOIN LATERAL (
         (SELECT m.id, m.status AS was, m.attempts, 8::smallint AS ended FROM messages m
-         WHERE m.session_id = s.id AND m.open AND m.status = 1 AND m.unknown_attempts = 0
+         WHERE m.session_id = s.id AND m.open AND m.status = 1 AND m.unknown_attempts = 0 AND m.created_at <= $7
            AND ($5::text IS NULL OR m.recipient = $5) AND ($6::text IS NULL OR m.reference = $6) LIMIT $1)
         UNION ALL
         (SELECT m.id, m.status, m.attempts, 8::smallint FROM messages m
          WHERE m.due_at IS NOT NULL AND NOT m.open AND m.session_id = s.id AND m.status = 0 AND m.unknown_attempts = 0
-           AND ($5::text IS NULL OR m.recipient = $5) AND ($6::text IS NULL OR m.reference = $6) LIMIT $1)
+           AND m.created_at <= $7
+           AND ($5::text IS NULL OR m.recipient = $5) AND ($6::text IS NULL OR m.reference = $6)
+         ORDER BY m.session_id, m.due_at LIMIT $1)
     ) p LIMIT $1
 )"
 );
@@ -173,7 +175,12 @@ pub(super) async fn cancel_waiting(
     _: Now,
     user: UserId,
     filter: &CancelFilter,
-) -> Result<Swept> {
+    until: Option<Time>,
+) -> Result<(Swept, Time)> {
+    let until = match until {
+        Some(until) => until,
+        None => now(connection).await?,
+    };
     let messages: Vec<MessageId> = sqlx::query_scalar(CANCEL)
         .bind(SWEEP_CHUNK)
         .bind(MessageError::unknown_outcome().to_json())
@@ -181,12 +188,13 @@ pub(super) async fn cancel_waiting(
         .bind(filter.session.as_deref())
         .bind(filter.to.as_ref())
         .bind(filter.reference.as_deref())
+        .bind(until)
         .fetch_all(connection)
         .await
         .map_err(error)?;
     // Some may have been locked just now: look again until none is left.
     let more = !messages.is_empty();
-    Ok(Swept { messages, more })
+    Ok((Swept { messages, more }, until))
 }
 
 /// Cancels what marked sessions have queued and removes those that are empty.
@@ -311,11 +319,8 @@ pub(super) async fn retire(store: &Backend, retention: &Retention) -> Result<boo
     {
         more |= change!(store, |c| partitions::keep(c, table, now, before))?;
     }
-    if let Some(keep) = retention.messages {
-        let before = before(keep);
-        more |= change!(store, |c| retire_messages(c, before))?;
-        change!(store, |c| remove_drained(c, before, first_id_at(before)))?;
-    }
+    let lines = retention.api_log_lines;
+    more |= change!(store, |c| partitions::keep_lines(c, lines))?;
     Ok(more)
 }
 
@@ -336,7 +341,7 @@ async fn fold_usage(connection: &mut PgConnection, before: Day) -> Result<bool> 
     let folded = sqlx::query(
         "WITH old AS MATERIALIZED (
              SELECT user_id, day, shard FROM usage_stats WHERE day < $1 AND shard <> 0
-             ORDER BY user_id, day, shard LIMIT $2 FOR UPDATE SKIP LOCKED),
+             ORDER BY day, user_id, shard LIMIT $2 FOR UPDATE SKIP LOCKED),
          gone AS (
              DELETE FROM usage_stats u USING old o
              WHERE u.user_id = o.user_id AND u.day = o.day AND u.shard = o.shard
@@ -354,19 +359,4 @@ async fn fold_usage(connection: &mut PgConnection, before: Day) -> Result<bool> 
     .await
     .map_err(error)?;
     Ok(folded.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
-}
-
-/// Messages that ended before a time. Ids sort by time, so the oldest messages are the first of the primary key.
-async fn retire_messages(connection: &mut PgConnection, before: Time) -> Result<bool> {
-    let done = sqlx::query(
-        "DELETE FROM messages WHERE id = ANY(ARRAY(
-             SELECT id FROM messages WHERE id < $1 AND updated_at < $2 AND status > 2 ORDER BY id LIMIT $3))",
-    )
-    .bind(first_id_at(before))
-    .bind(before)
-    .bind(SWEEP_CHUNK)
-    .execute(connection)
-    .await
-    .map_err(error)?;
-    Ok(done.rows_affected() >= SWEEP_CHUNK.unsigned_abs())
 }

@@ -56,11 +56,18 @@ impl Logins for Backend {
         change!(self, |c| attempt_succeeded(c, &address, &name, reserved))
     }
 
+    async fn login_addresses(&self, limit: u32) -> Result<Vec<String>> {
+        lookup!(self, |c| addresses(c, limit))
+    }
+
     async fn forget_failures(&self, name: &str) -> Result<()> {
         let name = name.to_owned();
         change!(self, |c| forget_failures(c, &name))
     }
 }
+
+/// How long an address is known from which somebody has logged in.
+const ADDRESSES_KEPT: Duration = Duration::from_secs(90 * 86_400);
 
 const CREDENTIALS_BY_NAME: &str =
     "SELECT id, username, password_hash, is_active FROM users WHERE username = $1 AND deleted_at IS NULL";
@@ -307,10 +314,29 @@ pub(crate) async fn attempt_succeeded(
     sqlx::query("DELETE FROM login_failures WHERE address = $1 AND username = $2")
         .bind(address)
         .bind(name)
-        .execute(conn)
+        .execute(&mut *conn)
         .await
         .map_err(failed)?;
+    sqlx::query(concat!(
+        "INSERT INTO login_addresses (address, last_at) VALUES ($1, ",
+        now_ms!(),
+        ") ON CONFLICT (address) DO UPDATE SET last_at = excluded.last_at"
+    ))
+    .bind(address)
+    .execute(conn)
+    .await
+    .map_err(failed)?;
     Ok(())
+}
+
+/// Addresses that somebody has logged in from, the latest first.
+pub(crate) async fn addresses(conn: &mut Connection, limit: u32) -> Result<Vec<String>> {
+    let rows: Vec<(String,)> = sqlx::query_as("SELECT address FROM login_addresses ORDER BY last_at DESC LIMIT $1")
+        .bind(i64::from(limit))
+        .fetch_all(conn)
+        .await
+        .map_err(failed)?;
+    Ok(rows.into_iter().map(|(address,)| address).collect())
 }
 
 /// Forgets a name's failures. Within a transaction.
@@ -349,6 +375,16 @@ pub(crate) async fn retire(conn: &mut Connection, now: Time) -> Result<bool> {
                 ")"
             ),
             now.0 - millis(FORGOTTEN_AFTER),
+        ),
+        (
+            concat!(
+                "DELETE FROM login_addresses WHERE address IN (SELECT address FROM login_addresses WHERE last_at < $1
+                    ORDER BY last_at LIMIT $2",
+                for_update!(),
+                skip_locked!(),
+                ")"
+            ),
+            now.0 - millis(ADDRESSES_KEPT),
         ),
     ] {
         let gone = sqlx::query(text).bind(before).bind(SWEEP_CHUNK).execute(&mut *conn).await.map_err(failed)?;

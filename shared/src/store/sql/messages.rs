@@ -261,7 +261,7 @@ pub(crate) async fn cancel(conn: &mut Connection, scope: Scope, id: MessageId) -
 
 /// Gives one unit back to the day that it was taken from.
 async fn refund(conn: &mut Connection, user: UserId, day: Day) -> Result<()> {
-    sqlx::query("UPDATE quotas SET used = used - 1 WHERE user_id = $1 AND day = $2 AND used > 0")
+    sqlx::query(concat!("UPDATE quotas SET ", give_back!("quotas", "1"), " WHERE user_id = $1 AND day = $2"))
         .bind(user)
         .bind(day)
         .execute(conn)
@@ -310,8 +310,8 @@ pub(crate) async fn backlog(conn: &mut Connection) -> Result<Backlog> {
 
 /// A user's quota today.
 pub(crate) async fn quota(conn: &mut Connection, user: UserId) -> Result<Option<Quota>> {
-    let row: Option<(Option<i64>, i64, Day)> = sqlx::query_as(concat!(
-        "SELECT u.max_messages_per_day, COALESCE(q.used, 0) AS used, t.today
+    let row: Option<(Option<i64>, i64, i64, Day)> = sqlx::query_as(concat!(
+        "SELECT u.max_messages_per_day, COALESCE(q.used, 0) AS used, COALESCE(q.accepted, 0) AS accepted, t.today
         FROM users u CROSS JOIN (SELECT ",
         now_ms!(),
         " / 86400000 AS today) t LEFT JOIN quotas q ON q.user_id = u.id AND q.day = t.today WHERE u.id = $1"
@@ -320,7 +320,7 @@ pub(crate) async fn quota(conn: &mut Connection, user: UserId) -> Result<Option<
     .fetch_optional(conn)
     .await
     .map_err(failed)?;
-    Ok(row.map(|(limit, used, today)| Quota::new(limit, used, today)))
+    Ok(row.map(|(limit, used, accepted, today)| Quota::new(limit, used, accepted, today)))
 }
 
 /// A user's stats of the days `from..until`, newest first.

@@ -32,9 +32,9 @@ impl Operations for Backend {
         read!(self, |c| dead_letter(c, id))
     }
 
-    async fn cancel_waiting(&self, user: UserId, filter: &CancelFilter) -> Result<Swept> {
+    async fn cancel_waiting(&self, user: UserId, filter: &CancelFilter, until: Option<Time>) -> Result<(Swept, Time)> {
         let filter = filter.clone();
-        change!(self, |c, now| sweeps::cancel_waiting(c, now, user, &filter))
+        change!(self, |c, now| sweeps::cancel_waiting(c, now, user, &filter, until))
     }
 }
 

@@ -6,16 +6,16 @@ use uuid::Uuid;
 use super::rows::SessionRow;
 use super::{Backend, Connection, dialect, event, failed};
 use crate::ids::{SessionId, UserId};
-use crate::ports::store::{Moved, Page, Result, Scope, SessionCommand, Sessions, StoreError};
+use crate::ports::store::{Bounded, Moved, Page, Result, Scope, SessionCommand, Sessions, StoreError};
 use crate::session::{BridgeKind, Pace, Session, SessionStatus};
 use crate::store::taken;
 use crate::time::{DAY_MS, Time};
 
 #[async_trait]
 impl Sessions for Backend {
-    async fn create_session(&self, user: UserId, name: &str, bridge: BridgeKind) -> Result<Session> {
+    async fn create_session(&self, user: UserId, name: &str, bridge: BridgeKind, max: u32) -> Result<Session> {
         let name = name.to_owned();
-        change!(self, |c| create(c, user, &name, bridge))
+        change!(self, |c| create_one_of(c, user, &name, bridge, max))
     }
 
     async fn session(&self, user: UserId, name: &str) -> Result<Option<Session>> {
@@ -73,6 +73,31 @@ macro_rules! session_columns {
             first_contacts_per_minute, typing, warm_up, proxy_shown, created_at, updated_at"
         )
     };
+}
+
+/// Makes a session unless its user has as many as may be. Within a transaction: those of one user come one after the other.
+pub(crate) async fn create_one_of(
+    conn: &mut Connection,
+    user: UserId,
+    name: &str,
+    bridge: BridgeKind,
+    max: u32,
+) -> Result<Session> {
+    sqlx::query(concat!("SELECT id FROM users WHERE id = $1", for_update!()))
+        .bind(user)
+        .execute(&mut *conn)
+        .await
+        .map_err(failed)?;
+    let (count,): (i64,) =
+        sqlx::query_as("SELECT count(*) AS sessions FROM sessions WHERE user_id = $1 AND drained_at IS NULL")
+            .bind(user)
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(failed)?;
+    if count >= i64::from(max) {
+        return Err(StoreError::Full { what: Bounded::Sessions, limit: u64::from(max) });
+    }
+    create(conn, user, name, bridge).await
 }
 
 /// Makes a session.

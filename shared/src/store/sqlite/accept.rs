@@ -8,8 +8,9 @@ use super::dialect;
 use super::moves::{Hex, json};
 use super::script::{Answers, Script};
 use super::transaction::Unit;
-use crate::ids::{MessageId, SessionId, UserId};
+use crate::ids::{MediaId, MessageId, SessionId, UserId};
 use crate::message::{NewMessage, Status};
+use crate::ports::files::FILE_KEPT;
 use crate::ports::store::{AcceptOutcome, AcceptRequest, AcceptedJob, IdempotencyKey, Result, StoreError};
 use crate::time::{Day, Time};
 use crate::usage::Quota;
@@ -26,6 +27,11 @@ impl Item<'_> {
     /// Under which item its key keeps it.
     fn key_item(&self, key: &IdempotencyKey) -> i64 {
         if key.batch { i64::from(self.position) + 1 } else { 0 }
+    }
+
+    /// The file that it sends, of those that are kept.
+    fn media(&self) -> Option<MediaId> {
+        self.message.content.media.as_ref().and_then(|media| media.id)
     }
 }
 
@@ -47,7 +53,7 @@ impl Unit for Item<'_> {
     fn write(items: &[Self], now: Time, mut answers: Answers) -> Result<(Script, Vec<Result<Stored>>)> {
         let mut known = Known::read(&mut answers)?;
         let keys = Keys::read(&mut answers)?;
-        let decided: Vec<Decision> = items.iter().map(|item| known.decide(item, &keys)).collect();
+        let decided: Vec<Decision> = items.iter().map(|item| known.decide(item, &keys, now)).collect();
         let granted: Vec<Item<'_>> = items
             .iter()
             .zip(&decided)
@@ -57,6 +63,7 @@ impl Unit for Item<'_> {
         if !granted.is_empty() {
             script = take_quota(script, now.day(), &known)?;
             script = insert_messages(script, now, &granted)?;
+            script = keep_files(script, now, &granted)?;
             script = insert_keys(script, now, &granted, &keys)?;
         }
         let answers = items.iter().zip(decided).map(|(item, decision)| {
@@ -65,6 +72,9 @@ impl Unit for Item<'_> {
                 Decision::Accept => AcceptOutcome::Accepted { created_at: now },
                 Decision::OverQuota => AcceptOutcome::QuotaExceeded(known.quota(item.request.user, now.day())),
                 Decision::Other(outcome) => outcome,
+                Decision::Taken => {
+                    return Err(StoreError::Internal("another request's message has this id".to_owned()));
+                }
                 Decision::Unfit => return Err(StoreError::Invalid("text must not contain NUL".to_owned())),
             };
             let due = item.message.initial_status() == Status::Accepted;
@@ -86,32 +96,56 @@ fn job(item: &Item<'_>, now: Time) -> AcceptedJob {
 enum Decision {
     Accept,
     OverQuota,
+    /// A defect: a message of another request has its id.
+    Taken,
     /// PostgreSQL has no form for NUL in text, and SQLite's JSON functions end at it.
     Unfit,
     Other(AcceptOutcome),
 }
 
+/// An active user's quota.
 struct Account {
-    active: bool,
     limit: Option<i64>,
     used: i64,
+    accepted: i64,
     granted: i64,
 }
 
-/// What the database knows of the items' messages, sessions and users.
+impl Account {
+    fn quota(&self, today: Day) -> Quota {
+        Quota::new(self.limit, self.used + self.granted, self.accepted + self.granted, today)
+    }
+}
+
+/// A message that is stored already.
+struct Found {
+    user: UserId,
+    session: SessionId,
+    request_id: String,
+    created_at: Time,
+}
+
+/// What the database knows of the items' messages, sessions, files and users.
 struct Known {
-    messages: HashMap<MessageId, Time>,
+    messages: HashMap<MessageId, Found>,
     sessions: HashMap<SessionId, UserId>,
+    files: HashMap<MediaId, UserId>,
     users: HashMap<UserId, Account>,
 }
 
-pub(super) const LOOK: &str = "SELECT 0 AS what, m.id AS id, m.user_id AS user, m.created_at AS a, 0 AS b, NULL AS c
+pub(super) const LOOK: &str = "SELECT 0 AS what, m.id AS id, m.user_id AS user, m.created_at AS a, 0 AS b, NULL AS c,
+        m.session_id AS session, m.request_id AS request
         FROM messages m WHERE m.id IN (SELECT unhex(value) FROM json_each($1))
-    UNION ALL SELECT 1, s.id, s.user_id, 0, 0, NULL
+    UNION ALL SELECT 1, s.id, s.user_id, 0, 0, NULL, NULL, NULL
         FROM sessions s WHERE s.id IN (SELECT unhex(value) FROM json_each($2)) AND s.deleting_at IS NULL
-    UNION ALL SELECT 2, NULL, u.id, u.is_active, COALESCE(q.used, 0), u.max_messages_per_day
+    UNION ALL SELECT 2, NULL, u.id, COALESCE(q.accepted, 0), COALESCE(q.used, 0), u.max_messages_per_day, NULL, NULL
         FROM users u LEFT JOIN quotas q ON q.user_id = u.id AND q.day = $4
-        WHERE u.id IN (SELECT value FROM json_each($3))";
+        WHERE u.id IN (SELECT value FROM json_each($3)) AND u.is_active
+    UNION ALL SELECT 3, f.id, f.user_id, 0, 0, NULL, NULL, NULL
+        FROM media f WHERE f.id IN (SELECT unhex(value) FROM json_each($5)) AND NOT f.gone";
+
+/// A row of [`LOOK`].
+type Row = (i64, Option<Uuid>, i64, i64, i64, Option<i64>, Option<Uuid>, Option<String>);
 
 impl Known {
     fn look(script: Script, today: Day, items: &[Item<'_>]) -> Result<Script> {
@@ -123,22 +157,32 @@ impl Known {
             .bind(dialect::ids(items.iter().map(|i| i.message.id.0)))
             .bind(dialect::ids(sessions.into_iter()))
             .bind(json(&users)?)
-            .bind(today))
+            .bind(today)
+            .bind(dialect::ids(
+                items.iter().filter_map(|i| i.media()).collect::<HashSet<_>>().into_iter().map(|id| id.0),
+            )))
     }
 
     fn read(answers: &mut Answers) -> Result<Self> {
-        let rows: Vec<(i64, Option<Uuid>, i64, i64, i64, Option<i64>)> = answers.read()?;
-        let mut known = Self { messages: HashMap::new(), sessions: HashMap::new(), users: HashMap::new() };
-        for (what, id, user, a, b, c) in rows {
+        let rows: Vec<Row> = answers.read()?;
+        let mut known =
+            Self { messages: HashMap::new(), sessions: HashMap::new(), files: HashMap::new(), users: HashMap::new() };
+        for (what, id, user, a, b, c, session, request) in rows {
             match (what, id) {
                 (0, Some(id)) => {
-                    known.messages.insert(MessageId(id), Time(a));
+                    let session = SessionId(session.unwrap_or_default());
+                    let request_id = request.unwrap_or_default();
+                    let found = Found { user: UserId(user), session, request_id, created_at: Time(a) };
+                    known.messages.insert(MessageId(id), found);
+                }
+                (3, Some(id)) => {
+                    known.files.insert(MediaId(id), UserId(user));
                 }
                 (1, Some(id)) => {
                     known.sessions.insert(SessionId(id), UserId(user));
                 }
                 _ => {
-                    known.users.insert(UserId(user), Account { active: a != 0, limit: c, used: b, granted: 0 });
+                    known.users.insert(UserId(user), Account { limit: c, used: b, accepted: a, granted: 0 });
                 }
             }
         }
@@ -146,17 +190,24 @@ impl Known {
     }
 
     /// Decides on the next item; a unit that it takes is counted.
-    fn decide(&mut self, item: &Item<'_>, keys: &Keys) -> Decision {
+    fn decide(&mut self, item: &Item<'_>, keys: &Keys, now: Time) -> Decision {
         let user = item.request.user;
-        if let Some(&created_at) = self.messages.get(&item.message.id) {
-            return Decision::Other(AcceptOutcome::Accepted { created_at });
+        if let Some(found) = self.messages.get(&item.message.id) {
+            let own = found.user == user
+                && found.session == item.message.session
+                && found.request_id == item.message.request_id;
+            return if own {
+                Decision::Other(AcceptOutcome::Accepted { created_at: found.created_at })
+            } else {
+                Decision::Taken
+            };
         }
         if let Some(key) = &item.request.key
             && let Some(outcome) = keys.outcome(user, key, item.key_item(key))
         {
             return Decision::Other(outcome);
         }
-        let Some(account) = self.users.get_mut(&user).filter(|account| account.active) else {
+        let Some(account) = self.users.get_mut(&user) else {
             return Decision::Other(AcceptOutcome::UserInactive);
         };
         if self.sessions.get(&item.message.session) != Some(&user) {
@@ -165,7 +216,10 @@ impl Known {
         if has_nul(item) {
             return Decision::Unfit;
         }
-        if account.limit.is_some_and(|limit| account.used + account.granted >= limit) {
+        if item.media().is_some_and(|id| self.files.get(&id) != Some(&user)) {
+            return Decision::Other(AcceptOutcome::FileGone);
+        }
+        if account.quota(now.day()).remaining == Some(0) {
             return Decision::OverQuota;
         }
         account.granted += 1;
@@ -173,8 +227,7 @@ impl Known {
     }
 
     fn quota(&self, user: UserId, today: Day) -> Quota {
-        let (limit, used) = self.users.get(&user).map_or((None, 0), |a| (a.limit, a.used + a.granted));
-        Quota::new(limit, used, today)
+        self.users.get(&user).map_or_else(|| Quota::new(None, 0, 0, today), |account| account.quota(today))
     }
 }
 
@@ -249,15 +302,16 @@ fn take_quota(script: Script, today: Day, known: &Known) -> Result<Script> {
 
 const INSERT: &str =
     "INSERT INTO messages (id, user_id, session_id, created_at, updated_at, quota_day, expires_at, due_at,
-        send_at, status, open, type, recipient, whatsapp_id, reference, request_id, content, reply_to, replayed_from)
+        send_at, status, open, type, recipient, whatsapp_id, reference, request_id, content, reply_to, replayed_from, media_id)
     SELECT unhex(value->>0), value->>1, unhex(value->>2), $2, $2, $3, value->>3, value->>4, value->>4,
         (value->>4) IS NULL, (value->>4) IS NULL, value->>5, value->>6, value->>7, value->>8, value->>9, value->>10,
-        unhex(value->>11), unhex(value->>12) FROM json_each($1)";
+        unhex(value->>11), unhex(value->>12), unhex(value->>13) FROM json_each($1)";
 
 /// Inserted in the items' order, which `seq` then has.
 fn insert_messages(script: Script, now: Time, items: &[Item<'_>]) -> Result<Script> {
     let mut rows = Vec::with_capacity(items.len());
-    for Item { request, message, .. } in items {
+    for item in items {
+        let Item { request, message, .. } = item;
         let content = serde_json::to_string(&message.content).map_err(|e| StoreError::Invalid(e.to_string()))?;
         rows.push((
             Hex(message.id.0),
@@ -273,10 +327,30 @@ fn insert_messages(script: Script, now: Time, items: &[Item<'_>]) -> Result<Scri
             content,
             message.reply_to.map(|id| Hex(id.0)),
             message.replayed_from.map(|id| Hex(id.0)),
+            item.media().map(|id| Hex(id.0)),
         ));
     }
     let script = script.then(INSERT).bind(json(&rows)?).bind(now).bind(now.day());
     Ok(script.expect_rows("messages accepted", items.len()))
+}
+
+const KEEP_FILES: &str = "UPDATE media SET keep_until = max(keep_until, i.until)
+    FROM (SELECT unhex(value->>0) AS id, value->>1 AS until FROM json_each($1)) i WHERE media.id = i.id";
+
+/// Has the files kept that the messages send: until each has ended, and a day longer.
+fn keep_files(script: Script, now: Time, items: &[Item<'_>]) -> Result<Script> {
+    let mut until: HashMap<MediaId, Time> = HashMap::new();
+    for item in items {
+        if let Some(id) = item.media() {
+            let end = item.message.expires_at(now).plus(FILE_KEPT);
+            until.entry(id).and_modify(|until| *until = end.max(*until)).or_insert(end);
+        }
+    }
+    if until.is_empty() {
+        return Ok(script);
+    }
+    let rows: Vec<_> = until.into_iter().map(|(id, until)| (Hex(id.0), until.0)).collect();
+    Ok(script.then(KEEP_FILES).bind(json(&rows)?).expect_rows("files kept", rows.len()))
 }
 
 const INSERT_KEYS: &str = "INSERT INTO idempotency_keys (user_id, key, item, hash, message_id, created_at)

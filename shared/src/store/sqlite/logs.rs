@@ -28,6 +28,9 @@ pub(super) struct Logs {
     pub(super) readers: SqlitePool,
 }
 
+/// Lines beyond the limit that are removed in one transaction: removing must keep up with writing.
+const LINES_CHUNK: i64 = 10_000;
+
 #[derive(Serialize)]
 struct Line<'a>(i64, Option<i64>, &'a str, &'a str, u16, i64, String, &'a str);
 
@@ -82,8 +85,8 @@ impl Logs {
         .map(drop)
     }
 
-    /// Removes lines that are older, in chunks; `true` if there may be more.
-    pub(super) async fn retire(&self, before: Time) -> Result<bool> {
+    /// Removes lines that are older, and the oldest while there are more than `max`, in chunks; `true` if there may be more.
+    pub(super) async fn retire(&self, before: Time, max: i64) -> Result<bool> {
         let gone = self
             .change(
                 "DELETE FROM api_logs WHERE n IN (SELECT n FROM api_logs WHERE at < $1 ORDER BY at, n LIMIT $2)",
@@ -91,7 +94,16 @@ impl Logs {
                 SWEEP_CHUNK,
             )
             .await?;
-        Ok(gone >= SWEEP_CHUNK.unsigned_abs())
+        // The numbers have no gaps.
+        let beyond = self
+            .change(
+                "DELETE FROM api_logs WHERE n IN (
+                    SELECT n FROM api_logs WHERE n <= (SELECT max(n) FROM api_logs) - $1 ORDER BY n LIMIT $2)",
+                max,
+                LINES_CHUNK,
+            )
+            .await?;
+        Ok(gone >= SWEEP_CHUNK.unsigned_abs() || beyond >= LINES_CHUNK.unsigned_abs())
     }
 
     async fn change<'q, T>(&self, text: &'static str, first: T, second: i64) -> Result<u64>

@@ -191,9 +191,12 @@ impl Effects {
 
 const ACTIVE: &str = "UPDATE sessions SET last_active_at = $2 WHERE id IN (SELECT unhex(value) FROM json_each($1))";
 
-const REFUND: &str = "UPDATE quotas SET used = max(0, used - r.units)
-    FROM (SELECT value->>0 AS user, value->>1 AS day, value->>2 AS units FROM json_each($1)) r
-    WHERE quotas.user_id = r.user AND quotas.day = r.day";
+const REFUND: &str = concat!(
+    "UPDATE quotas SET ",
+    give_back!("quotas", "r.units"),
+    " FROM (SELECT value->>0 AS user, value->>1 AS day, value->>2 AS units FROM json_each($1)) r
+    WHERE quotas.user_id = r.user AND quotas.day = r.day"
+);
 
 const COUNT: &str = "INSERT INTO usage_stats (user_id, day, shard, sent, failed, media_sent)
     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5 FROM json_each($1) WHERE true

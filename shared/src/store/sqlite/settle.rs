@@ -65,15 +65,16 @@ pub(super) fn alive(answers: &mut Answers) -> Result<HashSet<WorkerId>> {
 /// What a settlement makes of a message; `None` if it is refused.
 ///
 /// It must be the claim's own. Of the claim's attempts the last alone may be settled, but that it was sent is true
-/// whichever attempt it was, also after a receipt, or after its expiry said that nobody knows.
+/// whichever attempt it was, also after its expiry said that nobody knows.
 fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
     let own = row.claimed_by == Some(settlement.worker) && row.claim == Some(settlement.claim);
     let sent = settlement.outcome == Outcome::Sent;
     let allowed = match row.status.0 {
         Status::Sending => sent || row.attempts == settlement.attempt,
-        Status::Delivered | Status::Read => sent && row.sent_at.is_none(),
         Status::Failed => sent && row.unknown_attempts > 0,
-        Status::Scheduled | Status::Accepted | Status::Sent | Status::Expired | Status::Cancelled => false,
+        // A receipt says that it was sent, and when.
+        Status::Sent | Status::Delivered | Status::Read => false,
+        Status::Scheduled | Status::Accepted | Status::Expired | Status::Cancelled => false,
     };
     if !own || !allowed {
         return None;
@@ -82,9 +83,7 @@ fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
     match &settlement.outcome {
         Outcome::Sent => {
             after.sent_at = Some(now.0);
-            let status =
-                if matches!(row.status.0, Status::Sending | Status::Failed) { Status::Sent } else { row.status.0 };
-            after.end(status);
+            after.end(Status::Sent);
             after.error = None;
         }
         Outcome::Retry { error, after: pause, hold } => {

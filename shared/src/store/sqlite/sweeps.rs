@@ -8,8 +8,6 @@ use sqlx_sqlite::SqliteConnection;
 use super::Backend;
 use super::moves::{self, Effects, Hex, Move, State, json};
 use super::script::Script;
-use super::sql::messages::first_id_at;
-use super::sql::sessions::remove_drained;
 use super::sql::{self, failed};
 use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::Status;
@@ -114,19 +112,21 @@ pub(super) async fn cancel_waiting(
     now: Time,
     user: UserId,
     filter: &CancelFilter,
-) -> Result<Swept> {
+    until: Option<Time>,
+) -> Result<(Swept, Time)> {
+    let until = until.unwrap_or(now);
     let rows: Vec<State> = sqlx::query_as(concat!(
         "SELECT ",
         state_columns!(),
         " FROM sessions s CROSS JOIN messages m INDEXED BY messages_open_session ON m.session_id = s.id
         WHERE s.user_id = $1 AND ($2 IS NULL OR s.name = $2 AND s.deleting_at IS NULL)
-            AND m.open AND m.status = 1 AND m.unknown_attempts = 0
+            AND m.open AND m.status = 1 AND m.unknown_attempts = 0 AND m.created_at <= $6
             AND ($3 IS NULL OR m.recipient = $3) AND ($4 IS NULL OR m.reference = $4)
         UNION ALL SELECT ",
         state_columns!(),
-        " FROM messages m INDEXED BY messages_scheduled JOIN sessions s ON s.id = m.session_id
-        WHERE m.due_at IS NOT NULL AND NOT m.open AND m.status = 0 AND m.user_id = $1 AND m.unknown_attempts = 0
-            AND ($2 IS NULL OR s.name = $2 AND s.deleting_at IS NULL)
+        " FROM sessions s CROSS JOIN messages m INDEXED BY messages_scheduled_session ON m.session_id = s.id
+        WHERE s.user_id = $1 AND ($2 IS NULL OR s.name = $2 AND s.deleting_at IS NULL)
+            AND m.due_at IS NOT NULL AND NOT m.open AND m.status = 0 AND m.unknown_attempts = 0 AND m.created_at <= $6
             AND ($3 IS NULL OR m.recipient = $3) AND ($4 IS NULL OR m.reference = $4)
         LIMIT $5"
     ))
@@ -135,10 +135,11 @@ pub(super) async fn cancel_waiting(
     .bind(filter.to.as_ref())
     .bind(filter.reference.as_deref())
     .bind(SWEEP_CHUNK)
+    .bind(until)
     .fetch_all(&mut *conn)
     .await
     .map_err(failed)?;
-    end_all(conn, now, rows, Status::Cancelled).await
+    Ok((end_all(conn, now, rows, Status::Cancelled).await?, until))
 }
 
 /// Ends messages, with their units back; those that may have been sent as `unknown_outcome`.
@@ -175,7 +176,7 @@ async fn count(conn: &mut SqliteConnection, now: Time) -> Result<Counted> {
     .await
     .map_err(failed)?;
     let scheduled: Vec<(SessionId, i64)> = sqlx::query_as(
-        "SELECT session_id, count(*) AS waiting FROM messages INDEXED BY messages_scheduled
+        "SELECT session_id, count(*) AS waiting FROM messages INDEXED BY messages_scheduled_session
         WHERE due_at IS NOT NULL AND NOT open GROUP BY session_id",
     )
     .fetch_all(&mut *conn)
@@ -270,7 +271,7 @@ pub(super) async fn drain_deleted(conn: &mut SqliteConnection, now: Time) -> Res
     Ok((swept, removed))
 }
 
-/// A chunk of one session's waiting messages; scheduled ones are found among all that are scheduled.
+/// A chunk of one session's waiting messages.
 async fn drain(conn: &mut SqliteConnection, now: Time, session: SessionId) -> Result<Swept> {
     let mut rows: Vec<State> = sqlx::query_as(concat!(
         "SELECT ",
@@ -287,7 +288,7 @@ async fn drain(conn: &mut SqliteConnection, now: Time, session: SessionId) -> Re
         let scheduled: Vec<State> = sqlx::query_as(concat!(
             "SELECT ",
             state_columns!(),
-            " FROM messages m INDEXED BY messages_scheduled
+            " FROM messages m INDEXED BY messages_scheduled_session
             WHERE m.due_at IS NOT NULL AND NOT m.open AND m.session_id = $1 ORDER BY m.due_at LIMIT $2"
         ))
         .bind(session)
@@ -306,7 +307,7 @@ const FOLD_AFTER_DAYS: i64 = 2;
 /// Removes what is kept no longer; `true` if there may be more.
 pub(super) async fn retire(store: &Backend, retention: &Retention) -> Result<bool> {
     let retention = *retention;
-    let logs = store.logs.retire(before(Time::now(), retention.api_logs)).await?;
+    let logs = store.logs.retire(before(Time::now(), retention.api_logs), retention.api_log_lines).await?;
     let rest = change!(store, |c, now| retire_rows(c, now, &retention))?;
     Ok(logs || rest)
 }
@@ -331,35 +332,15 @@ async fn retire_rows(conn: &mut SqliteConnection, now: Time, retention: &Retenti
     .await
     .map_err(failed)?;
     more |= is_chunk(usize::try_from(gone.rows_affected()).unwrap_or(usize::MAX));
-    if let Some(age) = retention.messages {
-        more |= retire_messages(conn, before(now, age)).await?;
-    }
     more |= super::sql::logins::retire(conn, now).await?;
     fold_usage(conn, now.day().0 - FOLD_AFTER_DAYS).await?;
     Ok(more)
 }
 
-/// Messages that ended before a time, and then removed sessions that none of theirs is left of. Ids carry the time, so
-/// that the oldest need no index of their own.
-async fn retire_messages(conn: &mut SqliteConnection, bound: Time) -> Result<bool> {
-    let gone = sqlx::query(
-        "DELETE FROM messages WHERE seq IN (SELECT seq FROM messages WHERE id < $1 AND updated_at < $2 AND status > 2
-            ORDER BY id LIMIT $3)",
-    )
-    .bind(first_id_at(bound))
-    .bind(bound)
-    .bind(SWEEP_CHUNK)
-    .execute(&mut *conn)
-    .await
-    .map_err(failed)?;
-    remove_drained(conn, bound, first_id_at(bound)).await?;
-    Ok(is_chunk(usize::try_from(gone.rows_affected()).unwrap_or(usize::MAX)))
-}
-
 /// Sums the shards of days before `day` into shard 0.
 async fn fold_usage(conn: &mut SqliteConnection, day: i64) -> Result<()> {
     let (any,): (bool,) =
-        sqlx::query_as("SELECT EXISTS (SELECT 1 FROM usage_stats WHERE day < $1 AND shard <> 0) AS found")
+        sqlx::query_as("SELECT EXISTS (SELECT 1 FROM usage_stats INDEXED BY usage_stats_unfolded WHERE day < $1 AND shard <> 0) AS found")
             .bind(day)
             .fetch_one(&mut *conn)
             .await
@@ -369,11 +350,11 @@ async fn fold_usage(conn: &mut SqliteConnection, day: i64) -> Result<()> {
     }
     for text in [
         "INSERT INTO usage_stats (user_id, day, shard, sent, failed, media_sent, api_requests)
-        SELECT user_id, day, 0, sum(sent), sum(failed), sum(media_sent), sum(api_requests) FROM usage_stats
+        SELECT user_id, day, 0, sum(sent), sum(failed), sum(media_sent), sum(api_requests) FROM usage_stats INDEXED BY usage_stats_unfolded
         WHERE day < $1 AND shard <> 0 GROUP BY user_id, day
         ON CONFLICT (user_id, day, shard) DO UPDATE SET sent = sent + excluded.sent, failed = failed + excluded.failed,
             media_sent = media_sent + excluded.media_sent, api_requests = api_requests + excluded.api_requests",
-        "DELETE FROM usage_stats WHERE day < $1 AND shard <> 0",
+        "DELETE FROM usage_stats INDEXED BY usage_stats_unfolded WHERE day < $1 AND shard <> 0",
     ] {
         sqlx::query(text).bind(day).execute(&mut *conn).await.map_err(failed)?;
     }

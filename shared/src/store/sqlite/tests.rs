@@ -409,7 +409,14 @@ async fn sweeps_promote_expire_count_and_drain() {
     assert_eq!((bench.show(now.id).await.session.as_str(), bench.used().await), (DEFAULT_SESSION, 2));
 
     let none = Duration::ZERO;
-    let all = Retention { events: none, api_logs: none, idempotency_keys: none, messages: Some(none) };
+    let all = Retention {
+        events: none,
+        api_logs: none,
+        idempotency_keys: none,
+        unsent: none,
+        messages: Some(none),
+        api_log_lines: 0,
+    };
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert!(!bench.store.retire(&all).await.expect("retired"));
     assert_eq!(bench.store.message(Scope::All, now.id).await.expect("an answer"), None);
