@@ -387,7 +387,7 @@ async fn a_status_that_cannot_be_written_does_not_stop_its_session() {
 async fn a_session_that_cannot_be_read_costs_no_other_its_owner() {
     let mut world = World::new(|_| Step::Answer(Attempt::Sent)).await;
     world.lease = Duration::from_secs(1);
-    world.store.create_session(world.user, "broken", BridgeKind::Simulator).await.expect("a session");
+    world.store.create_session(world.user, "broken", BridgeKind::Simulator, u32::MAX).await.expect("a session");
     let running = world.start_connected().await;
     world.store.command(world.user, "broken", SessionCommand::Connect).await.expect("an answer");
     world.sql("UPDATE sessions SET per_minute = -5 WHERE name = 'broken'").await;
