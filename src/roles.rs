@@ -401,6 +401,7 @@ async fn serve_ops(
         queue: ports.queue,
         signals: ports.signals,
         metrics: metrics.render(),
+        watchdog: ports.watchdog,
         metrics_allow,
         trusted_proxies: metrics.http.trusted_proxies.clone(),
     });

@@ -10,6 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use ipnet::IpNet;
+use sanasr_shared::lifecycle::Watchdog;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::Store;
@@ -32,6 +33,7 @@ pub(crate) struct Health {
     store: Arc<dyn Store>,
     queue: Arc<dyn Queue>,
     signals: Arc<dyn Signals>,
+    watchdog: Watchdog,
     database: Mutex<Option<(Instant, bool)>>,
 }
 
@@ -61,11 +63,20 @@ struct Checks {
     broker: &'static str,
     #[schema(examples("ok"))]
     signals: &'static str,
+    /// The parts of the process itself: `unavailable` if one has work and makes no progress for 10 s, or crashes again and
+    /// again.
+    #[schema(examples("ok"))]
+    parts: &'static str,
 }
 
 impl Health {
-    pub(crate) fn new(store: Arc<dyn Store>, queue: Arc<dyn Queue>, signals: Arc<dyn Signals>) -> Arc<Self> {
-        Arc::new(Self { store, queue, signals, database: Mutex::default() })
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        queue: Arc<dyn Queue>,
+        signals: Arc<dyn Signals>,
+        watchdog: Watchdog,
+    ) -> Arc<Self> {
+        Arc::new(Self { store, queue, signals, watchdog, database: Mutex::default() })
     }
 
     async fn database(&self) -> bool {
@@ -129,9 +140,14 @@ async fn live() -> Response {
 async fn ready(State(health): State<Arc<Health>>) -> Response {
     let (database, broker, signals) =
         (health.database().await, health.queue.is_connected(), health.signals.is_connected());
+    let troubles = health.watchdog.troubles();
+    for trouble in &troubles {
+        tracing::warn!("not ready: {trouble}");
+    }
+    let parts = troubles.is_empty();
     let word = |up| if up { "ok" } else { "unavailable" };
-    let checks = Checks { database: word(database), broker: word(broker), signals: word(signals) };
-    let (status, said) = match (database, broker && signals) {
+    let checks = Checks { database: word(database), broker: word(broker), signals: word(signals), parts: word(parts) };
+    let (status, said) = match (database && parts, broker && signals) {
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         (true, false) => (StatusCode::OK, "degraded"),
         (true, true) => (StatusCode::OK, "ok"),

@@ -116,6 +116,8 @@ pub struct OpsParts {
     pub signals: Arc<dyn Signals>,
     /// What `/metrics` answers.
     pub metrics: RenderMetrics,
+    /// Which knows whether the parts of the process move.
+    pub watchdog: Watchdog,
     /// Networks that may read it; `None` on a listener of the metrics' own, whose address decides that.
     pub metrics_allow: Option<Vec<IpNet>>,
     /// Proxies that are believed.
@@ -130,7 +132,12 @@ pub fn router(parts: Parts) -> Router {
         .metrics_listen
         .is_none()
         .then(|| Metrics { render: Arc::clone(&parts.metrics), allow: Some(parts.http.metrics_allow.clone()) });
-    let health = Health::new(Arc::clone(&parts.store), Arc::clone(&parts.queue), Arc::clone(&parts.signals));
+    let health = Health::new(
+        Arc::clone(&parts.store),
+        Arc::clone(&parts.queue),
+        Arc::clone(&parts.signals),
+        parts.watchdog.clone(),
+    );
     let app = App::start(parts);
     let api = Router::new()
         .merge(messages::routes())
@@ -156,7 +163,7 @@ pub fn router(parts: Parts) -> Router {
 
 /// Health and metrics alone: for a worker with an address, and for a listener of the metrics' own.
 pub fn ops_router(parts: OpsParts) -> Router {
-    let health = Health::new(parts.store, parts.queue, parts.signals);
+    let health = Health::new(parts.store, parts.queue, parts.signals, parts.watchdog);
     let metrics = Metrics { render: parts.metrics, allow: parts.metrics_allow };
     let edge = Edge { proxies: parts.trusted_proxies.into(), api_logs: None, watch: None, work: Work::new() };
     finish(health::routes(health, Some(metrics)), None, edge, None)

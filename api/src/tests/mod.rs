@@ -355,7 +355,10 @@ async fn without_the_database_the_answer_is_honest() {
     api.wires.broker.store(false, Ordering::Relaxed);
     let ready = api.get("/health/ready").await;
     assert_eq!((ready.status.as_u16(), &ready.body["status"]), (200, &json!("degraded")));
-    assert_eq!(ready.body["checks"], json!({"database": "ok", "broker": "unavailable", "signals": "ok"}));
+    assert_eq!(
+        ready.body["checks"],
+        json!({"database": "ok", "broker": "unavailable", "signals": "ok", "parts": "ok"})
+    );
 }
 
 #[tokio::test]
