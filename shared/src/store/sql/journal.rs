@@ -69,7 +69,7 @@ impl Journal for Backend {
         after: Option<UsagePlace>,
         limit: u32,
     ) -> Result<Page<UsageStats, UsagePlace>> {
-        let filter = filter.clone();
+        let filter = *filter;
         read!(self, |c| list_usage(c, &filter, after, limit))
     }
 }

@@ -32,7 +32,7 @@ impl Sessions for Backend {
     }
 
     async fn set_pace(&self, user: UserId, name: &str, pace: &Pace) -> Result<Option<Session>> {
-        let (name, pace) = (name.to_owned(), pace.clone());
+        let (name, pace) = (name.to_owned(), *pace);
         change!(self, |c| set_pace(c, user, &name, &pace))
     }
 

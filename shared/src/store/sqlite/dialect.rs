@@ -139,7 +139,7 @@ pub(crate) async fn mark_keys_used(conn: &mut SqliteConnection, used: &[(i64, i6
         FROM (SELECT value->>0 AS id, value->>1 AS at FROM json_each($1)) u
         WHERE api_keys.id = u.id AND (last_used_at IS NULL OR last_used_at < u.at)",
     )
-    .bind(json(&used)?)
+    .bind(json(used)?)
     .execute(conn)
     .await
     .map(drop)
