@@ -501,7 +501,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_is_never_taken_for_anything_else(begin in "(GIF8[79]a|BM|MZ|ID3|RIFF....WAVE|OggS|PK|%!|BC|Rar!)?", rest in "[^\\pC]{0,200}") {
+        fn text_is_never_taken_for_anything_else(begin in "(GIF8[79]a|BM|MZ|ID3|RIFF[^\\pC]{4}WAVE|OggS|PK|%!|BC|Rar!)?", rest in "[^\\pC]{0,200}") {
             let look = look(format!("{begin}{rest}").as_bytes());
             prop_assert!(!matches!(look, Look::Certain(_) | Look::Binary(_)), "{:?}", look);
         }
