@@ -37,8 +37,8 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// `reads` connections for reading, half as many for lookups and for writes. The first one is made at once.
-    pub(super) async fn connect(options: &PgConnectOptions, reads: u32) -> Result<Self> {
+    /// `reads` connections for reading, half as many for lookups and for writes; each is made when it is first needed.
+    pub(super) fn new(options: &PgConnectOptions, reads: u32) -> Self {
         let pool = |connections: u32| {
             PgPoolOptions::new()
                 .max_connections(connections)
@@ -47,13 +47,7 @@ impl Connections {
                 .connect_lazy_with(options.clone())
         };
         let half = reads.div_ceil(2);
-        let connections = Self { lookups: pool(half), reads: pool(reads), writes: pool(half) };
-        connections
-            .read(Lane::Lookups, |c| {
-                Box::pin(async move { sqlx::query("SELECT 1").execute(c).await.map(drop).map_err(failed) })
-            })
-            .await?;
-        Ok(connections)
+        Self { lookups: pool(half), reads: pool(reads), writes: pool(half) }
     }
 
     /// Reads, on a connection of a lane. The caller may leave: before the call has a connection nothing has begun, and

@@ -137,7 +137,7 @@ impl Postgres {
     /// [`StoreError::Unavailable`] if the database can't be reached or `migrate` hasn't run yet.
     pub async fn connect(url: &str, connections: u32, on_accept: AcceptHook) -> Result<Arc<Self>> {
         let options = options(url)?;
-        let connections = Arc::new(Connections::connect(&options, connections).await?);
+        let connections = Arc::new(Connections::new(&options, connections));
         let deployment =
             connections.read(Lane::Lookups, |c| Box::pin(deployment(c))).await?.ok_or_else(not_migrated)?;
 
