@@ -286,7 +286,38 @@ async fn acknowledgements_do_not_wait_for_the_store() {
     all_come_read(&mut events, &[to_group[0].clone(), message]).await;
 }
 
-/// What a group's members send of one message is written once for many, and when too much waits, WhatsApp has to.
+/// While the store takes nothing, what waits has a limit: WhatsApp keeps the rest. All of it comes in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_inbox_stops_the_reading() {
+    const MEMBERS: u32 = 250;
+    const MESSAGES: i32 = 16;
+    /// What may wait, as the bridge has it, what is on its way, and what the client may not have acknowledged yet.
+    const HEARD_MAX: usize = 5_000 + 500;
+    let world = World::new().start().await;
+    let session = world.session().await;
+    let (sender, mut events) = mpsc::channel(64);
+    let link = open(&world, session, sender).await;
+    let account = link_phone(&world, session, &mut events).await;
+    let group = group_of(&world, &account, MEMBERS);
+    let messages: Vec<_> = (0..MESSAGES).map(|n| text(group.clone(), n)).collect();
+    send_all(&*link, &messages).await;
+    let lock = world.kept().lock().await;
+    account.release_receipts();
+    let all = account.unsettled();
+    assert!(all > 7_000, "{all} receipts");
+    eventually(seconds(60), "the inbox is full", async || (account.unsettled() + 5_000 <= all).then_some(())).await;
+    let much_is_heard = async || {
+        while account.unsettled() + HEARD_MAX >= all {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(seconds(1), much_is_heard()).await.expect_err("no more is heard than may wait");
+    unlock(lock).await;
+    all_come_read(&mut events, &messages).await;
+    eventually(seconds(60), "all are heard", async || (account.unsettled() == 0).then_some(())).await;
+}
+
+/// What a group's members send of one message is written once for many.
 #[tokio::test(flavor = "multi_thread")]
 async fn receipts_of_a_group_are_folded() {
     const MEMBERS: u32 = 250;

@@ -87,7 +87,12 @@ impl Account {
 
     /// Sends the receipts that were held back, now or after the next login.
     pub fn release_receipts(&self) {
-        self.device.release();
+        self.device.release(usize::MAX);
+    }
+
+    /// Sends the first of them: a member's receipt of arrival, then that of reading.
+    pub fn release_first_receipts(&self, count: usize) {
+        self.device.release(count);
     }
 
     /// Every `<message>` it has sent, in order, repeats included; messages to the own phone aside.

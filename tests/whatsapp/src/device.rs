@@ -186,9 +186,12 @@ impl Device {
         lock(&self.inner).held.extend(receipts);
     }
 
-    pub(crate) fn release(&self) {
-        let held = std::mem::take(&mut lock(&self.inner).held);
-        for receipt in held {
+    pub(crate) fn release(&self, count: usize) {
+        let mut inner = lock(&self.inner);
+        let count = count.min(inner.held.len());
+        let released: Vec<_> = inner.held.drain(..count).collect();
+        drop(inner);
+        for receipt in released {
             self.deliver(receipt);
         }
     }

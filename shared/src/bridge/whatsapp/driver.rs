@@ -12,12 +12,13 @@ use wacore::store::{Device, DevicePropsOverride};
 use wacore::types::events::{Event, EventHandler, EventInterest, EventKind};
 use whatsapp_rust::bot::{Bot, BotHandle};
 use whatsapp_rust::pair_code::{PairCodeOptions, PairCodeRejection};
-use whatsapp_rust::{CacheConfig, Client, Jid, TokioRuntime};
+use whatsapp_rust::{CacheConfig, Client, Jid};
 
 use super::backend::Backend;
 use super::inbox::{News, Reader};
 use super::link::Shared;
 use super::net::{Net, Trouble, Way};
+use super::runtime::Tasks;
 use super::state::{Kind, StateError};
 use crate::ports::bridge::{BridgeEvent, LinkRequest};
 use crate::proxy::Proxy;
@@ -225,7 +226,8 @@ impl Driver {
     async fn start(&self, trouble: &Trouble, state: mpsc::UnboundedSender<Arc<Event>>) -> Result<BotHandle, String> {
         let inbox = Arc::clone(&self.shared.inbox);
         let owner = self.shared.owner.clone();
-        let way = Way::new(Arc::clone(&self.net), self.proxy.clone(), owner, trouble.clone(), inbox)?;
+        let tasks = Tasks::default();
+        let way = Way::new(Arc::clone(&self.net), self.proxy.clone(), owner, trouble.clone(), inbox, tasks.clone())?;
         let cache = CacheConfig {
             msg_secret_policy: wacore::msg_secret::MsgSecretPolicy::Disabled,
             seed_msg_secrets_from_history: false,
@@ -235,7 +237,7 @@ impl Driver {
             .with_backend(Backend::new(Arc::clone(&self.shared.state)))
             .with_transport_factory(way.clone())
             .with_http_client(way)
-            .with_runtime(TokioRuntime)
+            .with_runtime(tasks)
             .with_device_props(DevicePropsOverride::new().with_os(DEVICE_NAME))
             .with_wanted_pre_key_count(PRE_KEYS)
             .with_cache_config(cache)

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use wacore::types::events::{Event, Receipt};
 use wacore::types::presence::ReceiptType;
+use whatsapp_rust::wacore_binary::JidExt;
 use whatsapp_rust::{Client, Jid};
 
 use super::link::Shared;
@@ -57,7 +58,7 @@ impl News {
             Event::Messages(batch) => batch
                 .iter()
                 .map(|message| &message.info.source)
-                .filter(|source| !source.is_from_me && !source.is_group)
+                .filter(|source| !source.is_from_me && !source.chat.is_group())
                 .map(|source| Self::Wrote(source.sender.clone(), source.sender_alt.clone()))
                 .collect(),
             _ => Vec::new(),
@@ -77,7 +78,8 @@ impl News {
         let names = || [Some(&source.sender), source.sender_alt.as_ref()].into_iter().flatten();
         Some(Self::Receipt {
             ids: receipt.message_ids.iter().map(ToString::to_string).collect(),
-            member: source.is_group.then(|| names().map(|jid| jid.user.to_string()).collect()),
+            // The client leaves `is_group` false in receipts.
+            member: source.chat.is_group().then(|| names().map(|jid| jid.user.to_string()).collect()),
             status,
             at: Time(receipt.timestamp.timestamp_millis()),
         })
@@ -287,6 +289,30 @@ mod tests {
 
     fn receipts(count: usize) -> News {
         News::Receipt { ids: vec![String::new(); count], member: None, status: Status::Read, at: Time(0) }
+    }
+
+    #[test]
+    fn a_receipt_from_a_group_is_one_members() {
+        let receipt = |chat: &str| {
+            // As the client makes it: `is_group` is left out.
+            let source = wacore::types::message::MessageSource {
+                chat: chat.parse().expect("a chat"),
+                sender: "15551230101@s.whatsapp.net".parse().expect("a member"),
+                ..Default::default()
+            };
+            let receipt = Receipt::builder()
+                .message_ids(vec!["A".into()])
+                .source(source)
+                .r#type(ReceiptType::Read)
+                .offline(false);
+            News::of(&Event::Receipt(receipt.timestamp(wacore::time::now_utc()).build()))
+        };
+        let members = |news: &[News]| match news {
+            [News::Receipt { member, .. }] => member.clone(),
+            _ => panic!("one receipt"),
+        };
+        assert_eq!(members(&receipt("120363000000000001@g.us")), Some(vec!["15551230101".to_owned()]));
+        assert_eq!(members(&receipt("15551230101@s.whatsapp.net")), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod link;
 mod net;
 mod receipts;
 mod refusal;
+mod runtime;
 mod state;
 mod vcard;
 

@@ -23,6 +23,7 @@ use whatsapp_rust::anyhow::{Context, Result, anyhow};
 use whatsapp_rust::{async_channel, transport};
 
 use super::inbox::Inbox;
+use super::runtime::Tasks;
 use crate::bridge::lock;
 use crate::ports::bridge::Owner;
 use crate::proxy::Proxy;
@@ -32,6 +33,9 @@ const HTTP_IDLE: Duration = Duration::from_secs(20);
 const HTTP_MAX: Duration = Duration::from_secs(120);
 /// The largest message of the socket: WhatsApp's own frames have lengths of three bytes.
 const FRAME_MAX: usize = 1 << 25;
+
+/// Bytes that a client is given at once, at most: one message of the socket may hold thousands of the protocol's frames.
+const PIECE_MAX: usize = 4 << 10;
 
 /// What all sessions of a process share: one TLS configuration, one HTTP client.
 pub(super) struct Net {
@@ -101,10 +105,12 @@ pub(super) struct Way {
     owner: Owner,
     trouble: Trouble,
     inbox: Arc<Inbox>,
+    tasks: Tasks,
 }
 
 impl Way {
-    /// The way of a session; its troubles are told there. While the inbox is full, nothing is read.
+    /// The way of a session; its troubles are told there. While the inbox is full, or many of the client's tasks are yet to
+    /// begin, nothing is read.
     ///
     /// # Errors
     /// If no HTTP client can be made for the proxy.
@@ -114,9 +120,10 @@ impl Way {
         owner: Owner,
         trouble: Trouble,
         inbox: Arc<Inbox>,
+        tasks: Tasks,
     ) -> Result<Self, String> {
         let http = net.http_by(proxy.as_ref())?;
-        Ok(Self { net, http, proxy, owner, trouble, inbox })
+        Ok(Self { net, http, proxy, owner, trouble, inbox, tasks })
     }
 
     /// A connection to WhatsApp's host, by the session's proxy if it has one.
@@ -177,7 +184,7 @@ impl TransportFactory for Way {
         match self.dial().await {
             Ok((inner, events)) => {
                 self.trouble.set(None);
-                let events = while_there_is_room(events, Arc::clone(&self.inbox));
+                let events = while_there_is_room(events, Arc::clone(&self.inbox), self.tasks.clone());
                 Ok((Arc::new(Gate { inner, owner: self.owner.clone() }), events))
             }
             Err(error) => {
@@ -195,27 +202,31 @@ impl TransportFactory for Way {
 }
 
 /// Passes on what comes over a socket, but nothing while the inbox is full: then the socket isn't read, and WhatsApp's server has
-/// to wait. The task ends with either of its ends.
+/// to wait. What the client was given before is in the inbox by then, but for a few frames. The task ends with either of its ends.
 fn while_there_is_room(
     events: async_channel::Receiver<TransportEvent>,
     inbox: Arc<Inbox>,
+    tasks: Tasks,
 ) -> async_channel::Receiver<TransportEvent> {
     let (sender, passed) = async_channel::bounded(1);
     tokio::spawn(async move {
         let pass = async {
             while let Ok(event) = events.recv().await {
-                if matches!(event, TransportEvent::DataReceived(_)) {
+                let TransportEvent::DataReceived(mut data) = event else {
+                    sender.send(event).await?;
+                    continue;
+                };
+                while !data.is_empty() {
+                    tasks.few_wait().await;
                     inbox.has_room().await;
+                    let piece = data.split_to(data.len().min(PIECE_MAX));
+                    sender.send(TransportEvent::DataReceived(piece)).await?;
                 }
-                if sender.send(event).await.is_err() {
-                    break;
-                }
-                // The client handles what it reads in tasks of their own: they get their turn before the next look at the room.
-                tokio::task::yield_now().await;
             }
+            Ok::<_, async_channel::SendError<_>>(())
         };
         tokio::select! {
-            () = pass => {}
+            _ = pass => {}
             () = sender.closed() => {}
         }
     });
