@@ -60,6 +60,9 @@ const WORK_WAITING_MAX: usize = 4_096;
 const WORK_BATCH_MAX: usize = 512;
 /// Committers of accepts in a process: while one waits for the disk, the other gathers.
 const ACCEPT_COMMITTERS: usize = 2;
+/// Committers of pulls in a process: a pull of few places doesn't wait for one of many, and many are decoded while the next are
+/// claimed.
+const PULL_COMMITTERS: usize = 2;
 
 /// A committer's statements are prepared once and planned once: planning them takes longer than running them. The plan must be
 /// right for a large table even if the table is empty yet, or nothing in it is open: whatever reads it whole, or whole through
@@ -151,9 +154,11 @@ impl Postgres {
             committers.spawn(accept::serve(Batches::new(gather.clone()), committer, on_accept.clone()));
         }
         let (pull, gather) = group(WORK_WAITING_MAX, PULL_PLACES_MAX);
-        let pulls = Batches::new(Arc::new(gather));
-        let committer = Committer::new(pull::Pull, options.clone());
-        committers.spawn(serve(pulls, committer, pull::together, Duration::ZERO, "sanasr_pull_batch_size"));
+        let gather = Arc::new(gather);
+        for _ in 0..PULL_COMMITTERS {
+            let (pulls, committer) = (Batches::new(gather.clone()), Committer::new(pull::Pull, options.clone()));
+            committers.spawn(serve(pulls, committer, pull::together, Duration::ZERO, "sanasr_pull_batch_size"));
+        }
         let (settle, settlements) = batches();
         let committer = Committer::new(settle::Settle { active: active.clone() }, options.clone());
         committers.spawn(serve(settlements, committer, settle::together, Duration::ZERO, "sanasr_settle_batch_size"));

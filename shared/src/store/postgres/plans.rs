@@ -55,21 +55,7 @@ pub async fn lists(url: &str) -> Result<Vec<(String, Vec<String>)>> {
         ("events", events_after_text(Scope::All), events, "0, NULL, 1000".to_owned()),
         ("events_user", events_after_text(Scope::User(UserId(7))), events, "0, 7, 100".to_owned()),
     ];
-    let mut plans = Vec::new();
-    for mode in ["force_custom_plan", "force_generic_plan"] {
-        let mut connection = options(url)?.options([("plan_cache_mode", mode)]).connect().await.map_err(error)?;
-        for (name, sql, types, values) in &asked {
-            sqlx::raw_sql(&format!("PREPARE {name} ({types}) AS {sql}"))
-                .execute(&mut connection)
-                .await
-                .map_err(error)?;
-            let explain = format!("EXPLAIN (COSTS off) EXECUTE {name} ({values})");
-            let plan = sqlx::query_scalar(&explain).persistent(false).fetch_all(&mut connection);
-            plans.push((format!("{name}, {mode}"), plan.await.map_err(error)?));
-        }
-        connection.close().await.map_err(error)?;
-    }
-    Ok(plans)
+    explained(url, &asked).await
 }
 
 /// Plans of the statements that look for what waits in a user's sessions: each statement's name, and its plan.
@@ -87,10 +73,15 @@ pub async fn waiting(url: &str) -> Result<Vec<(String, Vec<String>)>> {
             "1000, '', 1, NULL, NULL, NULL, 9000000000000".to_owned(),
         ),
     ];
+    explained(url, &asked).await
+}
+
+/// Plans of statements (name, text, types and values of its parameters), as a reading connection would have them.
+async fn explained(url: &str, asked: &[(&str, &str, &str, String)]) -> Result<Vec<(String, Vec<String>)>> {
     let mut plans = Vec::new();
     for mode in ["force_custom_plan", "force_generic_plan"] {
         let mut connection = options(url)?.options([("plan_cache_mode", mode)]).connect().await.map_err(error)?;
-        for (name, sql, types, values) in &asked {
+        for (name, sql, types, values) in asked {
             sqlx::raw_sql(&format!("PREPARE {name} ({types}) AS {sql}"))
                 .execute(&mut connection)
                 .await
