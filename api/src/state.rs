@@ -111,7 +111,7 @@ impl App {
             watch,
             tokens: Tokens::new(parts.store.deployment(), &parts.secret, &parts.tokens),
             vault,
-            passwords: Passwords::start(),
+            passwords: Passwords::start(watchdog),
             regulars: Regulars::start(Arc::clone(&parts.store), life.clone()),
             sessions: Arc::new(KnownSessions::new()),
             backlog: Arc::new(BacklogGate::new(Arc::clone(&parts.store), &parts.accept)),

@@ -14,6 +14,7 @@ pub mod message;
 pub mod mime_text;
 pub mod password;
 pub mod ports;
+pub mod priority;
 pub mod proxy;
 pub mod queue;
 pub mod recipient;

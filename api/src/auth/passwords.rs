@@ -15,6 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use sanasr_shared::ids::UserId;
+use sanasr_shared::lifecycle::Watchdog;
+use sanasr_shared::priority;
 use tokio::sync::oneshot;
 
 use crate::problem::Problem;
@@ -98,14 +100,13 @@ struct Seat {
 }
 
 impl Passwords {
-    /// Starts the thread, which ends with this.
-    pub(crate) fn start() -> Self {
+    /// Starts the thread, which ends with this. If it doesn't start, the process ends: nobody could log in.
+    pub(crate) fn start(watchdog: &Watchdog) -> Self {
         let queue = Arc::new(Queue::default());
         let served = Arc::clone(&queue);
         let started = std::thread::Builder::new().name("passwords".to_owned()).spawn(move || work(&served));
         if let Err(error) = started {
-            tracing::error!(%error, "nobody can log in: the thread that hashes passwords doesn't start");
-            queue.lock().closed = true;
+            watchdog.fail(format!("the thread that hashes passwords doesn't start: {error}"));
         }
         Self(queue)
     }
@@ -218,9 +219,7 @@ impl Drop for Seat {
 }
 
 fn work(queue: &Queue) {
-    // On Linux these are the calling thread's alone.
-    let already = rustix::process::getpriority_process(None).unwrap_or(0);
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS.max(already)) {
+    if let Err(error) = priority::lower(NICENESS) {
         tracing::warn!(%error, "the thread that hashes passwords keeps its priority");
     }
     while let Some((work, more)) = queue.next() {
@@ -254,14 +253,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_costs_its_own_answer_only() {
-        let passwords = Passwords::start();
+        let passwords = Passwords::start(&Watchdog::default());
         assert!(passwords.place(HERE).expect("a place").run(|| panic!("as tested")).await.is_err());
         assert_eq!(passwords.place(HERE).expect("a place").run(|| 5).await.ok(), Some(5));
     }
 
     #[tokio::test]
     async fn what_waits_is_bounded_for_each_network_and_for_all() {
-        let passwords = Passwords::start();
+        let passwords = Passwords::start(&Watchdog::default());
         // Several addresses of one network, and of one IPv6 site.
         let of_one: Vec<_> = (0..STRANGERS_MAX).map_while(|n| passwords.place(stranger(n % 256)).ok()).collect();
         assert_eq!(of_one.len(), SHARE_MAX);
@@ -285,7 +284,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_have_logged_in_before_go_first() {
-        let passwords = Passwords::start();
+        let passwords = Passwords::start(&Watchdog::default());
         let (release, held) = mpsc::channel::<()>();
         let (began, begun) = oneshot::channel();
         let first = tokio::spawn(passwords.place(HERE).expect("a place").run(move || {
@@ -320,7 +319,7 @@ mod tests {
     async fn the_thread_yields_to_others() {
         let of_thread = || rustix::process::getpriority_process(None).expect("a priority");
         let before = of_thread();
-        let there = Passwords::start().place(HERE).expect("a place").run(of_thread).await.ok();
+        let there = Passwords::start(&Watchdog::default()).place(HERE).expect("a place").run(of_thread).await.ok();
         assert_eq!(there, Some(NICENESS.max(before)));
         assert_eq!(of_thread(), before, "this thread keeps its own");
     }

@@ -10,6 +10,7 @@ use sqlx_sqlite::{
 };
 use tokio::sync::Mutex;
 
+use super::log::WriteAheadLog;
 use super::sql::failed;
 use super::{BUSY_TIMEOUT, moves};
 use crate::ports::journal::ApiLog;
@@ -21,10 +22,13 @@ pub(super) const FILE: &str = "api-logs.db";
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/sqlite-logs");
 
+/// Bytes of the file's write-ahead log that are kept once all of it is in the file.
+const WAL_MAX: u64 = 16 << 20;
+
 /// The log's file, opened. Only its clients' calls keep it busy: no task of its own.
 pub(super) struct Logs {
-    /// `None` once it is closed.
-    writer: Mutex<Option<SqliteConnection>>,
+    /// The connection that writes, and the write-ahead log that it writes to; `None` once it is closed.
+    writer: Mutex<Option<(SqliteConnection, WriteAheadLog)>>,
     pub(super) readers: SqlitePool,
 }
 
@@ -37,17 +41,15 @@ struct Line<'a>(i64, Option<i64>, &'a str, &'a str, u16, i64, String, &'a str);
 impl Logs {
     /// Opens the log beside the main file, making it if there is none.
     pub(super) async fn open(main: &Path) -> Result<Self> {
-        let base = SqliteConnectOptions::new()
-            .filename(main.with_file_name(FILE))
-            .busy_timeout(BUSY_TIMEOUT)
-            .disable_statement_logging();
+        let path = main.with_file_name(FILE);
+        let base = SqliteConnectOptions::new().filename(&path).busy_timeout(BUSY_TIMEOUT).disable_statement_logging();
         let mut conn = base
             .clone()
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .pragma("cache_size", "-4096")
-            .pragma("journal_size_limit", "16777216")
+            .pragma("journal_size_limit", WAL_MAX.to_string())
             .connect()
             .await
             .map_err(failed)?;
@@ -60,7 +62,8 @@ impl Logs {
             .test_before_acquire(false)
             .acquire_timeout(BUSY_TIMEOUT)
             .connect_lazy_with(base.read_only(true).pragma("cache_size", "-2048"));
-        Ok(Self { writer: Mutex::new(Some(conn)), readers })
+        let log = WriteAheadLog::new(&path, WAL_MAX);
+        Ok(Self { writer: Mutex::new(Some((conn, log))), readers })
     }
 
     /// Adds lines.
@@ -111,17 +114,18 @@ impl Logs {
         T: sqlx::Encode<'q, sqlx_sqlite::Sqlite> + sqlx::Type<sqlx_sqlite::Sqlite> + Send + 'q,
     {
         let mut writer = self.writer.lock().await;
-        let Some(conn) = writer.as_mut() else {
+        let Some((conn, log)) = writer.as_mut() else {
             return Err(StoreError::Unavailable("the API log is closed".to_owned()));
         };
-        let done = sqlx::query(text).bind(first).bind(second).execute(conn).await.map_err(failed)?;
+        let done = sqlx::query(text).bind(first).bind(second).execute(&mut *conn).await.map_err(failed)?;
+        log.cut_if_large(conn).await;
         Ok(done.rows_affected())
     }
 
     /// Closes: readers first, for the last to close cuts the write-ahead log, and that must be one that writes.
     pub(super) async fn close(&self) {
         self.readers.close().await;
-        if let Some(conn) = self.writer.lock().await.take()
+        if let Some((conn, _)) = self.writer.lock().await.take()
             && let Err(error) = conn.close().await
         {
             tracing::warn!(%error, "the API log did not close well");

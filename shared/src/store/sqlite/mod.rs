@@ -10,6 +10,7 @@ mod dialect;
 mod moves;
 mod accept;
 mod devices;
+mod log;
 mod logs;
 #[cfg(feature = "conformance")]
 pub mod plans;
@@ -39,6 +40,7 @@ use sqlx_sqlite::{
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use self::log::WriteAheadLog;
 use self::logs::Logs;
 use self::sql::failed;
 use self::writer::{Control, Job, Work, Writer};
@@ -47,6 +49,7 @@ use crate::ids::WorkerId;
 use crate::ports::devices::DeviceWrite;
 use crate::ports::journal::ApiLog;
 use crate::ports::store::{AcceptHook, Result, Store, StoreError};
+use crate::priority;
 use crate::store::pulse::Pulse;
 use crate::store::{Groups, Lane, to_its_end};
 use crate::time::Time;
@@ -60,12 +63,19 @@ pub(crate) type Now = Time;
 
 /// How long a statement waits for a lock of another program, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of the write-ahead log that are kept once all of it is in the database file.
+const WAL_MAX: u64 = 64 << 20;
 /// Connections for reads.
 const READERS: u32 = 3;
 /// Connections for lookups.
 const LOOKUPS: u32 = 2;
 /// The longest that a read may take.
 const READ_MAX: Duration = Duration::from_secs(10);
+
+/// Steps of SQLite's virtual machine after which a read is long: some milliseconds.
+const LONG_READ_STEPS: i32 = 50_000;
+/// The niceness of a thread that reads long: about a tenth of the share that other threads get.
+const LONG_READ_NICENESS: i32 = 10;
 
 /// Requests of a kind that may wait, and the most that one transaction takes of it: a commit costs about a millisecond,
 /// and a transaction with a full share of each kind takes some tens.
@@ -108,7 +118,7 @@ pub async fn open(path: &Path, on_accept: AcceptHook) -> Result<Arc<dyn Store>> 
         .pragma("cache_size", "-65536")
         .pragma("temp_store", "memory")
         .pragma("wal_autocheckpoint", "4000")
-        .pragma("journal_size_limit", "67108864")
+        .pragma("journal_size_limit", WAL_MAX.to_string())
         // What is written together is one text, in as many variants as there are that occur.
         .statement_cache_capacity(256);
     let mut conn = options.connect().await.map_err(failed)?;
@@ -135,6 +145,7 @@ pub async fn open(path: &Path, on_accept: AcceptHook) -> Result<Arc<dyn Store>> 
         on_accept,
         last,
         receipts_at: tokio::time::Instant::now(),
+        log: WriteAheadLog::new(path, WAL_MAX),
     };
     let reading = base.read_only(true).pragma("cache_size", "-2048").statement_cache_capacity(32);
     let pool = |connections: u32| {
@@ -142,6 +153,7 @@ pub async fn open(path: &Path, on_accept: AcceptHook) -> Result<Arc<dyn Store>> 
             .max_connections(connections)
             .test_before_acquire(false)
             .acquire_timeout(BUSY_TIMEOUT)
+            .after_connect(|conn, _| Box::pin(long_reads_yield(conn)))
             .connect_lazy_with(reading.clone())
     };
     Ok(Arc::new(SqliteStore {
@@ -155,6 +167,21 @@ pub async fn open(path: &Path, on_accept: AcceptHook) -> Result<Arc<dyn Store>> 
         pulse: Arc::default(),
         writer: Mutex::new(Some(tokio::spawn(writer.run()))),
     }))
+}
+
+/// A connection's thread yields to others from its first long read on: whoever lists without end takes no time from who sends.
+async fn long_reads_yield(conn: &mut SqliteConnection) -> sqlx::Result<()> {
+    let mut lowered = false;
+    conn.lock_handle().await?.set_progress_handler(LONG_READ_STEPS, move || {
+        if !lowered {
+            lowered = true;
+            if let Err(error) = priority::lower(LONG_READ_NICENESS) {
+                tracing::debug!(%error, "long reads keep their priority");
+            }
+        }
+        true
+    });
+    Ok(())
 }
 
 /// Frees what a process that is gone has left, and answers the deployment's id and the time of the latest event.

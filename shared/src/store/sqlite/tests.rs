@@ -471,6 +471,31 @@ async fn a_second_start_keeps_everything_and_frees_the_sessions() {
     store.close().await;
 }
 
+/// While somebody reads in one transaction, the write-ahead log can't be cut and grows. Afterwards it shrinks again.
+#[tokio::test]
+async fn the_write_ahead_log_shrinks_after_a_long_read() {
+    let bench = Bench::new(None).await;
+    let size = || std::fs::metadata(bench.dir.join("sanasr.db-wal")).map_or(0, |file| file.len());
+    let mut reader = bench.raw().await;
+    let mut reading = reader.begin().await.expect("a transaction");
+    sqlx::query("SELECT count(*) FROM messages").fetch_one(&mut *reading).await.expect("a count");
+    bench.sql("CREATE TABLE filling (bytes BLOB)").await;
+    while size() < 3 * WAL_MAX / 2 {
+        bench.sql("INSERT INTO filling VALUES (zeroblob(4000000))").await;
+    }
+    // It can't be cut yet, and grows when something is written.
+    bench.accepted("+15551230001").await;
+    assert!(size() > WAL_MAX);
+    reading.rollback().await.expect("an end");
+    for _ in 0..100 {
+        if size() <= WAL_MAX {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{} bytes are left of the log", size());
+}
+
 /// Each statement of the hot paths goes by the index that it is meant to, and walks no table.
 #[tokio::test]
 async fn hot_statements_use_their_indexes() {

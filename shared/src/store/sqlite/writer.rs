@@ -15,6 +15,7 @@ use sqlx_sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::log::WriteAheadLog;
 use super::sql::failed;
 use super::transaction::Transaction;
 use crate::group_commit::{Answer, Gather, Pending, survives};
@@ -78,6 +79,7 @@ pub(super) struct Writer {
     pub(super) last: Time,
     /// When receipts are written again.
     pub(super) receipts_at: Instant,
+    pub(super) log: WriteAheadLog,
 }
 
 /// How far the system's clock may be set back without our following it: a transaction's time must not fall below the one
@@ -98,14 +100,16 @@ impl Writer {
                 }
             } else if closing {
                 break;
-            } else if paused {
-                let receipts = tokio::time::sleep_until(self.receipts_at);
+            } else {
+                let receipts_at = paused.then_some(self.receipts_at);
+                let next = receipts_at.into_iter().chain(self.log.next_look()).min();
                 tokio::select! {
                     () = self.control.bell.notified() => {}
-                    () = receipts => {}
+                    () = until(next) => {}
                 }
-            } else {
-                self.control.bell.notified().await;
+            }
+            if let Some(conn) = self.conn.as_mut() {
+                self.log.cut_if_large(conn).await;
             }
         }
         if let Some(conn) = self.conn.take()
@@ -179,6 +183,14 @@ impl Writer {
             let _ = sqlx::query("ROLLBACK").execute(&mut conn).await;
             let _ = conn.close().await;
         }
+    }
+}
+
+/// Waits until a time, or for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
