@@ -19,6 +19,7 @@ use crate::query::NoQuery;
 use crate::reference::params::{self, Idempotency};
 use crate::sessions::resolve;
 use crate::state::App;
+use crate::trail::OnTrail;
 
 /// Replay a dead letter
 ///
@@ -34,6 +35,7 @@ use crate::state::App;
 pub(crate) async fn replay(
     State(app): State<App>,
     Staff(asker): Staff,
+    OnTrail(trail): OnTrail,
     MessagePath(id): MessagePath,
     _: NoQuery,
     request_id: RequestId,
@@ -72,6 +74,6 @@ pub(crate) async fn replay(
         request_id: request_id.as_str().to_owned(),
     };
     let prepared = Prepared { position: 0, prefix: String::new(), session: letter.session, known, message, file: None };
-    let sent = accept_one(&app, letter.user_id, key, prepared).await;
+    let sent = accept_one(&app, letter.user_id, key, prepared, trail.actor()).await;
     sent.map_err(|problem| to_admin(asker.user, letter.user_id, problem))
 }
