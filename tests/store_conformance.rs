@@ -207,7 +207,7 @@ async fn the_journals_lists_hold_among_a_million_rows() {
         "INSERT INTO events (at, user_id, session_id, message_id, status)
          SELECT now_ms(), n % 50, gen_random_uuid(), NULL, 3 FROM generate_series(1, 300000) n",
         "INSERT INTO audit (at, class, actor_id, action, target, detail, count)
-         SELECT n, n % 4, n % 50, 'action ' || n % 20, 'user/' || n % 5000, '{}', 1 FROM generate_series(1, 300000) n",
+         SELECT n, n % 4, n % 3, 'action ' || n % 9, 'user/' || n % 7, '{}', 1 FROM generate_series(1, 300000) n",
         "ANALYZE",
     ] {
         world.alter(statement).await;

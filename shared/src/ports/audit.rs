@@ -46,8 +46,9 @@ macro_rules! actions {
     ($($name:ident $word:literal $class:ident $doc:literal;)+) => {
         /// What was done.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+        #[serde(rename_all = "snake_case")]
         pub enum Action {
-            $(#[doc = $doc] #[serde(rename = $word)] $name,)+
+            $(#[doc = $doc] $name,)+
         }
 
         impl Action {
@@ -80,8 +81,8 @@ actions! {
     UserCreated "user_created" Change "A user was made.";
     UserChanged "user_changed" Change "A user was changed.";
     UserDeleted "user_deleted" Change "A user was deleted.";
-    KeyCreated "api_key_created" Change "An API key was made.";
-    KeyRevoked "api_key_revoked" Change "An API key was revoked.";
+    ApiKeyCreated "api_key_created" Change "An API key was made.";
+    ApiKeyRevoked "api_key_revoked" Change "An API key was revoked.";
     ProxyChanged "proxy_changed" Change "A session's proxy was set or removed.";
     SessionCreated "session_created" OnBehalf "A session was made for another user.";
     SessionChanged "session_changed" OnBehalf "Another user's session was changed.";
@@ -90,7 +91,7 @@ actions! {
     MessageSent "message_sent" OnBehalf "A message was accepted for another user.";
     MessageCancelled "message_cancelled" OnBehalf "Another user's message was cancelled.";
     MessagesCancelled "messages_cancelled" OnBehalf "Another user's waiting messages were cancelled.";
-    LetterReplayed "dead_letter_replayed" OnBehalf "A dead letter was sent again.";
+    DeadLetterReplayed "dead_letter_replayed" OnBehalf "A dead letter was sent again.";
     FileAdded "file_added" OnBehalf "A file was uploaded for another user.";
     FileRemoved "file_removed" OnBehalf "Another user's file was removed.";
 }
@@ -176,7 +177,7 @@ impl AuditEntry {
         let Some(letter) = message.replayed_from else {
             return Self::on_behalf(actor, owner, Action::MessageSent, Target::Message(message.id));
         };
-        let entry = Self::new(actor, Action::LetterReplayed, Some(Target::Message(letter)));
+        let entry = Self::new(actor, Action::DeadLetterReplayed, Some(Target::Message(letter)));
         Some(entry.with("user_id", owner.0).with("message_id", message.id.to_string()))
     }
 
@@ -238,4 +239,16 @@ pub trait Audit: Send + Sync {
         after: Option<LogPlace>,
         limit: u32,
     ) -> Result<Page<AuditLine, LogPlace>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_has_one_word_everywhere() {
+        for action in Action::ALL {
+            assert_eq!(serde_json::to_value(action).ok(), Some(action.as_str().into()));
+        }
+    }
 }

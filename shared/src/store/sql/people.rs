@@ -199,7 +199,7 @@ pub(crate) async fn create_api_key(
     .fetch_one(&mut *conn)
     .await
     .map_err(|e| if taken(&e) { StoreError::Taken("key") } else { failed(e) })?;
-    let entry = AuditEntry::new(by, Action::KeyCreated, Some(Target::Key(id))).with("user_id", user.0);
+    let entry = AuditEntry::new(by, Action::ApiKeyCreated, Some(Target::Key(id))).with("user_id", user.0);
     audit::note(conn, entry).await?;
     Ok(id)
 }
@@ -227,6 +227,6 @@ pub(crate) async fn revoke_api_key(conn: &mut Connection, id: ApiKeyId, by: Acto
     if done.rows_affected() == 0 {
         return Ok(false);
     }
-    audit::note(conn, AuditEntry::new(by, Action::KeyRevoked, Some(Target::Key(id)))).await?;
+    audit::note(conn, AuditEntry::new(by, Action::ApiKeyRevoked, Some(Target::Key(id)))).await?;
     Ok(true)
 }
