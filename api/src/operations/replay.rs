@@ -32,6 +32,7 @@ use crate::trail::OnTrail;
         (status = 409, description = "What it said can't be read, its session is gone, or its user is deactivated."),
     ),
 )]
+#[expect(clippy::too_many_arguments, reason = "one for each part of the request")]
 pub(crate) async fn replay(
     State(app): State<App>,
     Staff(asker): Staff,
