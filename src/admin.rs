@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use sanasr_shared::password::Password;
+use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::store::StoreError;
 use sanasr_shared::settings::{AcceptSettings, LogSettings, StoreSettings};
 use sanasr_shared::throttle::name_key;
@@ -85,15 +86,16 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
         None => Some(args.accept.default_max_messages_per_day),
     };
     let user = NewUser { username, password_hash, is_staff: args.staff, max_messages_per_day: limit };
-    let made = store.create_user(&user, args.accept.default_bridge).await.map_err(|error| match error {
-        StoreError::Taken(_) => anyhow::anyhow!("a user named {} exists already", user.username),
-        other => other.into(),
-    })?;
+    let made =
+        store.create_user(&user, args.accept.default_bridge, Actor::MACHINE).await.map_err(|error| match error {
+            StoreError::Taken(_) => anyhow::anyhow!("a user named {} exists already", user.username),
+            other => other.into(),
+        })?;
     let mut out = std::io::stdout();
     if args.api_key {
         let key = RawApiKey::generate();
         let (lookup, hash) = key.stored();
-        store.create_api_key(made.id, "command line", &lookup, &hash, None).await?;
+        store.create_api_key(made.id, "command line", &lookup, &hash, None, Actor::MACHINE).await?;
         writeln!(out, "{}", key.as_str())?;
     } else {
         writeln!(out, "user {} has the id {}", made.username, made.id)?;
@@ -107,7 +109,7 @@ async fn reset_password(args: ResetArgs) -> anyhow::Result<()> {
     let username = parse_username(&args.username).map_err(anyhow::Error::msg)?;
     let password_hash = read_password(&username)?;
     let store = roles::open_for_administration(&args.store).await?;
-    if !store.set_password(&username, &password_hash).await? {
+    if !store.set_password(&username, &password_hash, Actor::MACHINE).await? {
         bail!("there is no user named {username}");
     }
     store.forget_failures(&name_key(&username)).await?;

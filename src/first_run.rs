@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sanasr_shared::ids::WorkerId;
 use sanasr_shared::password::Password;
+use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::store::{Pairing, SessionCommand, SessionReport, Store, StoreError};
 use sanasr_shared::session::{BridgeKind, DEFAULT_SESSION, SessionStatus};
 use sanasr_shared::settings::{AcceptSettings, AdminSettings};
@@ -37,7 +38,7 @@ async fn make_admin(
         .await?
         .map_err(|e| anyhow::anyhow!("the admin's password can't be hashed: {e}"))?;
     let user = NewUser { username, password_hash, is_staff: true, max_messages_per_day: None };
-    match store.create_user(&user, bridge).await {
+    match store.create_user(&user, bridge, Actor::MACHINE).await {
         Ok(user) => Ok(Some((user, generated))),
         // Another process was faster.
         Err(StoreError::Taken(_)) => Ok(None),
@@ -76,7 +77,7 @@ pub(crate) async fn everything(
     let Some((user, password)) = make_admin(store, admin, accept.default_bridge).await? else { return Ok(()) };
     let key = RawApiKey::generate();
     let (lookup, hash) = key.stored();
-    store.create_api_key(user.id, "first key", &lookup, &hash, None).await?;
+    store.create_api_key(user.id, "first key", &lookup, &hash, None, Actor::MACHINE).await?;
     if accept.default_bridge == BridgeKind::Simulator {
         pair_default_session(store, &user).await?;
     }
@@ -98,7 +99,7 @@ pub(crate) async fn everything(
 
 /// Writes a pairing into the new admin's `default` session, in the way of any worker.
 async fn pair_default_session(store: &dyn Store, user: &User) -> anyhow::Result<()> {
-    store.command(user.id, DEFAULT_SESSION, SessionCommand::Connect).await?;
+    store.command(user.id, DEFAULT_SESSION, SessionCommand::Connect, Actor::MACHINE).await?;
     let worker = WorkerId::generate();
     store.register(worker, Duration::from_secs(10)).await?;
     for session in store.take(worker, 1).await? {

@@ -10,6 +10,7 @@ use sanasr_shared::bridge::whatsapp::Whatsapp;
 use sanasr_shared::conformance::bridge::{BridgeWorld, link_request, text};
 use sanasr_shared::ids::{SessionId, UserId, WorkerId};
 use sanasr_shared::message::Status;
+use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, Owner, Receipts, SendRequest};
 use sanasr_shared::ports::store::{Pairing, SessionCommand, SessionReport, Store};
 use sanasr_shared::recipient::Recipient;
@@ -72,7 +73,7 @@ impl Kept {
             is_staff: false,
             max_messages_per_day: None,
         };
-        let user = store.create_user(&user, BridgeKind::Whatsapp).await.expect("a user").id;
+        let user = store.create_user(&user, BridgeKind::Whatsapp, Actor::MACHINE).await.expect("a user").id;
         let worker = WorkerId::generate();
         store.register(worker, Duration::from_secs(3_600)).await.expect("a worker");
         Self { store, user, worker, folder }
@@ -138,8 +139,12 @@ impl BridgeWorld for World {
     async fn session(&self) -> SessionId {
         let Kept { store, user, worker, .. } = self.kept();
         let name = format!("s{}", self.phones.fetch_add(1, Ordering::Relaxed));
-        let session = store.create_session(*user, &name, BridgeKind::Whatsapp, u32::MAX).await.expect("a session").id;
-        store.command(*user, &name, SessionCommand::Connect).await.expect("a command");
+        let session = store
+            .create_session(*user, &name, BridgeKind::Whatsapp, u32::MAX, Actor::MACHINE)
+            .await
+            .expect("a session")
+            .id;
+        store.command(*user, &name, SessionCommand::Connect, Actor::MACHINE).await.expect("a command");
         assert!(store.take(*worker, 10).await.expect("sessions").iter().any(|taken| taken.id == session));
         session
     }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use sanasr_shared::conformance::store::World;
 use sanasr_shared::ids::{MessageId, SessionId, UserId, WorkerId, new_whatsapp_id};
 use sanasr_shared::message::{Content, MessageType, NewMessage};
+use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::journal::{ApiLogFilter, Newest, UsageFilter};
 use sanasr_shared::ports::store::{AcceptHook, AcceptRequest, AcceptedJob, PullRequest, Scope, Store};
 use sanasr_shared::recipient::Recipient;
@@ -205,6 +206,8 @@ async fn the_journals_lists_hold_among_a_million_rows() {
          FROM generate_series(0, 999999) n",
         "INSERT INTO events (at, user_id, session_id, message_id, status)
          SELECT now_ms(), n % 50, gen_random_uuid(), NULL, 3 FROM generate_series(1, 300000) n",
+        "INSERT INTO audit (at, class, actor_id, action, target, detail, count)
+         SELECT n, n % 4, n % 3, 'action ' || n % 9, 'user/' || n % 7, '{}', 1 FROM generate_series(1, 300000) n",
         "ANALYZE",
     ] {
         world.alter(statement).await;
@@ -240,6 +243,8 @@ async fn the_journals_lists_go_by_index_on_sqlite() {
         "INSERT INTO quotas (user_id, day, used, accepted) WITH RECURSIVE t (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM t
          WHERE n < 299999) SELECT n % 2000 + 1, 20000 - n / 2000, 1, 1 FROM t",
         "INSERT INTO usage_stats (user_id, day, shard) SELECT user_id, day, 0 FROM quotas",
+        "INSERT INTO audit (at, class, actor_id, action, target, detail, count)
+         SELECT day, 0, user_id, 'action ' || day % 20, 'user/' || user_id, '{}', 1 FROM quotas",
         "ANALYZE",
     ] {
         sqlx::query(statement).execute(&mut connection).await.expect("rows");
@@ -357,7 +362,7 @@ async fn a_large_statement_waits_for_no_acknowledgement() {
             is_staff: false,
             max_messages_per_day: None,
         };
-        let user = store.create_user(&user, BridgeKind::Simulator).await.expect("a user").id;
+        let user = store.create_user(&user, BridgeKind::Simulator, Actor::MACHINE).await.expect("a user").id;
         store.session(user, "default").await.expect("a read").expect("a session")
     };
     let numbers: Vec<i64> = (0..5_000).collect();
@@ -368,7 +373,10 @@ async fn a_large_statement_waits_for_no_acknowledgement() {
         read = read.min(start.elapsed());
         let items = (0..50).map(|n| (n, large_message(session.id, n))).collect();
         let start = std::time::Instant::now();
-        store.accept(AcceptRequest { user: session.user_id, key: None, items }).await.expect("an answer");
+        store
+            .accept(AcceptRequest { user: session.user_id, key: None, items, by: Actor::MACHINE })
+            .await
+            .expect("an answer");
         accepted = accepted.min(start.elapsed());
     }
     assert!(read < DELAYED, "a read of 40 kB: {read:?}");

@@ -17,6 +17,7 @@ pub(crate) enum List {
     ApiKeys = 7,
     UsageStats = 16,
     ApiLogs = 17,
+    Audit = 18,
 }
 
 /// What names a row of a list.

@@ -96,6 +96,7 @@ async fn live_on(app: Option<App>, news: Lifecycle) -> Result<Response, Infallib
                 let _ = tokio::time::timeout(CARRIED_OUT, app.work.done()).await;
                 app.requests.flush().await;
                 app.keys_used.flush().await;
+                app.audit.flush().await;
                 if let Some(logs) = &app.api_logs {
                     logs.flush().await;
                 }

@@ -10,6 +10,7 @@ mod analytics;
 mod answer;
 mod api_keys;
 mod api_logs;
+mod audit;
 mod auth;
 mod backlog;
 mod body;
@@ -149,6 +150,7 @@ pub fn router(parts: Parts) -> Router {
         .merge(api_keys::routes())
         .merge(events::routes())
         .merge(analytics::routes())
+        .merge(audit::routes())
         .merge(media::routes());
     let routes = api.with_state(app.clone()).merge(health::routes(health, metrics)).merge(reference::routes());
     let edge = Edge {

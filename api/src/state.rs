@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Parts;
 use crate::api_logs::ApiLogs;
+use crate::audit::AuditWriter;
 use crate::auth::jwt::Tokens;
 use crate::auth::keys::Keys;
 use crate::auth::passwords::Passwords;
@@ -57,6 +58,7 @@ pub(crate) struct State {
     pub(crate) requests: Arc<Requests>,
     /// `None` if they are turned off.
     pub(crate) api_logs: Option<Arc<ApiLogs>>,
+    pub(crate) audit: Arc<AuditWriter>,
     pub(crate) events: Arc<Hub>,
     /// Memory for bodies and pages, in KiB.
     pub(crate) bodies: Room,
@@ -118,6 +120,7 @@ impl App {
             waiters,
             requests: Requests::start(Arc::clone(&parts.store), parts.shard, watchdog, life.clone()),
             api_logs: parts.http.api_logs.then(|| ApiLogs::start(Arc::clone(&parts.store), watchdog, life.clone())),
+            audit: AuditWriter::start(Arc::clone(&parts.store), watchdog, life.clone()),
             events,
             bodies: body::room(&parts.http),
             files: parts.files,

@@ -8,6 +8,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap};
 use ipnet::IpNet;
+use sanasr_shared::ports::audit::Actor;
 
 use crate::auth::Asker;
 use crate::limits::Rate;
@@ -63,6 +64,11 @@ impl Trail {
 
     pub(crate) fn set_asker(&self, asker: Asker) {
         let _ = self.asker.set(asker);
+    }
+
+    /// Who asks, as the audit trail has it.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor { user: self.asker().map(|asker| asker.user), address: Some(self.address) }
     }
 
     /// What its sender may still ask.

@@ -90,6 +90,7 @@ fn table() -> Vec<(&'static str, &'static str, Whom, Value)> {
         ("GET", "/api/v1/analytics/api-logs", Staff, none()),
         ("GET", "/api/v1/workers", Staff, none()),
         ("GET", "/api/v1/queues", Staff, none()),
+        ("GET", "/api/v1/audit", Staff, none()),
         ("GET", "/api/v1/dead-letters", Staff, none()),
         ("POST", "/api/v1/dead-letters/{id}/replay", Staff, json!({})),
     ]

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod analytics;
+mod audit;
 mod bad_input;
 mod cancel;
 mod edge;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use sanasr_shared::ids::SessionId;
 use sanasr_shared::lifecycle::Heartbeat;
+use sanasr_shared::ports::audit::{AUDIT_KEPT, AUDIT_LINES_MAX};
 use sanasr_shared::ports::store::{Retention, StoreError};
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 
@@ -241,6 +242,8 @@ impl<'a> House<'a> {
             unsent: settings.keep_unsent,
             messages: settings.keep_messages,
             api_log_lines: API_LOG_LINES_MAX,
+            audit: AUDIT_KEPT,
+            audit_lines: AUDIT_LINES_MAX,
         };
         for _ in 0..CHUNKS_MAX {
             let more = self.life.store.retire(&retention).await?;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sanasr_shared::message::{BlockedBy, Content, Media, MessageError, MessageType, Status};
+use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::bridge::{Attempt, BridgeEvent};
 use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::SessionCommand;
@@ -218,7 +219,7 @@ async fn pausing_and_resuming_take_effect_at_once() {
 async fn a_session_sends_at_its_pace() {
     let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
     let pace = Pace { per_minute: Some(20), burst: Some(2), ..Pace::default() };
-    world.store.set_pace(world.user, "default", &pace).await.expect("an answer").expect("a session");
+    world.store.set_pace(world.user, "default", &pace, Actor::MACHINE).await.expect("an answer").expect("a session");
     let running = world.start_connected().await;
     let ids = world.accept_to(&["+15550000001", "+15550000002", "+15550000003"]).await;
     world.until("it paces", async || world.get(ids[2]).await.blocked_by == Some(BlockedBy::Pacing)).await;
@@ -387,9 +388,13 @@ async fn a_status_that_cannot_be_written_does_not_stop_its_session() {
 async fn a_session_that_cannot_be_read_costs_no_other_its_owner() {
     let mut world = World::new(|_| Step::Answer(Attempt::Sent)).await;
     world.lease = Duration::from_secs(1);
-    world.store.create_session(world.user, "broken", BridgeKind::Simulator, u32::MAX).await.expect("a session");
+    world
+        .store
+        .create_session(world.user, "broken", BridgeKind::Simulator, u32::MAX, Actor::MACHINE)
+        .await
+        .expect("a session");
     let running = world.start_connected().await;
-    world.store.command(world.user, "broken", SessionCommand::Connect).await.expect("an answer");
+    world.store.command(world.user, "broken", SessionCommand::Connect, Actor::MACHINE).await.expect("an answer");
     world.sql("UPDATE sessions SET per_minute = -5 WHERE name = 'broken'").await;
     let opened = world.bridge.open.lock().expect("sane").len();
     let begun = tokio::time::Instant::now();
@@ -464,7 +469,7 @@ async fn a_proxy_that_changes_while_the_session_is_opened_counts() {
     world.command(SessionCommand::Connect).await;
     world.until("it is being opened", async || world.bridge.requests.lock().expect("sane").len() == 1).await;
     let proxy = Some((vec![1, 2, 3], "socks5://proxy:1080".to_owned()));
-    world.store.set_proxy(world.user, "default", proxy).await.expect("an answer").expect("a session");
+    world.store.set_proxy(world.user, "default", proxy, Actor::MACHINE).await.expect("an answer").expect("a session");
     // Two renewals later its actor knows.
     for _ in 0..2 {
         let before = world.number("SELECT max(lease_until) FROM workers").await;

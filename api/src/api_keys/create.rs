@@ -16,6 +16,7 @@ use crate::fields::{FieldErrors, Fields, Given, TextRule};
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::state::App;
+use crate::trail::OnTrail;
 
 const NAME_MAX: usize = 100;
 
@@ -54,6 +55,7 @@ pub(crate) struct NewKey {
 pub(crate) async fn create(
     State(app): State<App>,
     _: Staff,
+    OnTrail(trail): OnTrail,
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<NewKey>, Problem> {
@@ -63,7 +65,7 @@ pub(crate) async fn create(
     }
     let raw = RawApiKey::generate();
     let (lookup, hash) = raw.stored();
-    let id = app.store.create_api_key(user_id, &name, &lookup, &hash, expires_at).await?;
+    let id = app.store.create_api_key(user_id, &name, &lookup, &hash, expires_at, trail.actor()).await?;
     let shown = app.store.api_key(id).await?.ok_or_else(|| Problem::internal("a key isn't there that was made"))?;
     Ok(Data(StatusCode::CREATED, NewKey { shown, key: raw.as_str().to_owned() }))
 }

@@ -9,6 +9,7 @@ use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::reference::params::KeyId;
 use crate::state::App;
+use crate::trail::OnTrail;
 
 /// Revoke an API key
 ///
@@ -21,11 +22,12 @@ use crate::state::App;
 pub(crate) async fn delete(
     State(app): State<App>,
     KeyPath(id): KeyPath,
+    OnTrail(trail): OnTrail,
     _: NoQuery,
     _: EmptyBody,
 ) -> Result<StatusCode, Problem> {
     let key = app.store.api_key(id).await?.ok_or_else(absent)?;
-    if !app.store.revoke_api_key(id).await? {
+    if !app.store.revoke_api_key(id, trail.actor()).await? {
         return Err(absent());
     }
     app.standing_changed(key.user_id);

@@ -94,7 +94,7 @@ pub(crate) async fn asker(app: &App, trail: &Trail, key: &str) -> Result<Option<
     let Some((lookup, hash)) = RawApiKey::parse(key) else { return Ok(None) };
     let was_good = app.keys.good().contains(&hash, Instant::now());
     if !was_good && let Err(wait) = app.limits.may_ask_unknown(trail.address) {
-        trail.set_past_limit();
+        super::past_limit(app, trail);
         return Err(Problem::rate_limited(wait));
     }
     let read = {

@@ -11,13 +11,17 @@ pub(crate) mod standing;
 pub(crate) mod tokens;
 pub(crate) mod watch;
 
+use std::net::IpAddr;
+
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use sanasr_shared::ids::{ApiKeyId, FamilyId, UserId};
+use sanasr_shared::ports::audit::{Action, Actor, AuditEntry, Target};
 use sanasr_shared::ports::store::Scope;
 use sanasr_shared::time::Time;
+use sanasr_shared::user::RawApiKey;
 
 use crate::limits::Account;
 use crate::problem::Problem;
@@ -69,6 +73,7 @@ pub(crate) struct Caller {
     pub(crate) asker: Asker,
     /// What `?user_id=` says; `None` without it.
     chosen: Option<Scope>,
+    address: IpAddr,
 }
 
 /// An admin who is logged in.
@@ -76,6 +81,11 @@ pub(crate) struct Caller {
 pub(crate) struct Staff(pub(crate) Asker);
 
 impl Caller {
+    /// Who asks, as the audit trail has it.
+    pub(crate) const fn actor(self) -> Actor {
+        Actor { user: Some(self.asker.user), address: Some(self.address) }
+    }
+
     /// Whose things a list shows.
     pub(crate) fn scope(self) -> Scope {
         self.chosen.unwrap_or(Scope::User(self.asker.user))
@@ -105,6 +115,7 @@ impl FromRequestParts<App> for Asker {
         let trail = trail::of(&parts.extensions)?;
         let Some(asker) = known(app, &trail, &parts.headers).await? else {
             stranger(app, &trail)?;
+            app.audit.add(refused(app, &trail, &parts.headers));
             return Err(Problem::unauthenticated());
         };
         trail.set_asker(asker);
@@ -146,7 +157,7 @@ impl FromRequestParts<App> for Caller {
             chosen = Some(scope);
             parts.extensions.insert(UserIdIsTaken);
         }
-        Ok(Self { asker, chosen })
+        Ok(Self { asker, chosen, address: trail::of(&parts.extensions)?.address })
     }
 }
 
@@ -180,7 +191,7 @@ enum Presented<'a> {
 /// It is one too many.
 pub(crate) fn stranger(app: &App, trail: &Trail) -> Result<(), Problem> {
     app.limits.ask_unknown(trail.address).map_err(|wait| {
-        trail.set_past_limit();
+        past_limit(app, trail);
         Problem::rate_limited(wait)
     })
 }
@@ -191,6 +202,30 @@ async fn known(app: &App, trail: &Trail, headers: &HeaderMap) -> Result<Option<A
         Some(Presented::Key(key)) => keys::asker(app, trail, key).await,
         Some(Presented::Token(token)) => Ok(tokens::asker(app, token).await?),
         None => Ok(None),
+    }
+}
+
+/// Notes that a request was refused as one too many from its address.
+fn past_limit(app: &App, trail: &Trail) {
+    trail.set_past_limit();
+    app.audit.count(trail.address);
+}
+
+/// The audit trail's line of a request without valid credentials: which kind they are of, the public part of a key, and whose
+/// token it is, if we made it.
+fn refused(app: &App, trail: &Trail, headers: &HeaderMap) -> AuditEntry {
+    let (kind, target, prefix) = match presented(headers) {
+        None => ("none", None, None),
+        Some(Presented::Key(key)) => ("key", None, RawApiKey::parse(key).map(|(lookup, _)| format!("sanasr_{lookup}"))),
+        Some(Presented::Token(token)) => {
+            let user = app.tokens.read_access(token).map(|claimed| claimed.login.user);
+            ("token", user.map(Target::User), None)
+        }
+    };
+    let entry = AuditEntry::now(trail.actor(), Action::CredentialsRefused, target).with("credentials", kind);
+    match prefix {
+        Some(prefix) => entry.with("prefix", prefix),
+        None => entry,
     }
 }
 

@@ -1,17 +1,21 @@
 //! Looking at a password: each attempt counts before, and until it is found to be right.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use sanasr_shared::ids::UserId;
 use sanasr_shared::password;
+use sanasr_shared::ports::audit::{Action, AuditEntry, Target};
 use sanasr_shared::ports::logins::{Attempt, Credentials, Reserved};
 use sanasr_shared::ports::store::StoreError;
 use sanasr_shared::throttle::name_key;
 
+use crate::audit::AuditWriter;
 use crate::auth::passwords::{For, Place};
 use crate::limits::network;
 use crate::problem::Problem;
 use crate::state::App;
+use crate::trail::Trail;
 
 /// An attempt that may be made, and counts.
 pub(crate) struct Guarded {
@@ -24,20 +28,30 @@ pub(crate) struct Counted {
     address: IpAddr,
     name: String,
     reserved: Reserved,
+    audit: Arc<AuditWriter>,
+    /// The audit trail's line, if it is wrong.
+    refused: AuditEntry,
 }
 
-/// Counts an attempt to give `username`'s password from an address.
+/// Counts an attempt to give `username`'s password. `action` is what the audit trail calls it if it is refused.
 ///
 /// # Errors
 /// Too many passwords wait to be looked at, or this one must wait.
-pub(crate) async fn attempt(app: &App, address: IpAddr, username: &str) -> Result<Guarded, Problem> {
+pub(crate) async fn attempt(app: &App, trail: &Trail, username: &str, action: Action) -> Result<Guarded, Problem> {
+    let address = trail.address;
     // First, so that what finds no place doesn't count.
     let known = app.regulars.contains(address);
     let place = app.passwords.place(if known { For::Regular(address) } else { For::Stranger(address) })?;
     let name = name_key(username);
     match app.store.attempt(&network(address).to_string(), &name).await? {
-        Attempt::May(reserved) => Ok(Guarded { place, counted: Counted { address, name, reserved } }),
-        Attempt::Wait(wait) => Err(Problem::rate_limited(wait)),
+        Attempt::May(reserved) => {
+            let refused = AuditEntry::now(trail.actor(), action, None);
+            Ok(Guarded { place, counted: Counted { address, name, reserved, audit: Arc::clone(&app.audit), refused } })
+        }
+        Attempt::Wait(wait) => {
+            app.audit.add(AuditEntry::now(trail.actor(), action, None).with("reason", "too_many_attempts"));
+            Err(Problem::rate_limited(wait))
+        }
     }
 }
 
@@ -47,13 +61,13 @@ pub(crate) async fn attempt(app: &App, address: IpAddr, username: &str) -> Resul
 /// It is wrong, or the attempt must wait.
 pub(crate) async fn confirm(
     app: &App,
-    address: IpAddr,
+    trail: &Trail,
     user: UserId,
     field: &'static str,
     current: String,
 ) -> Result<(Credentials, Counted), Problem> {
     let known = app.store.credentials_of(user).await?.ok_or_else(Problem::unauthenticated)?;
-    let attempt = attempt(app, address, &known.username).await?;
+    let attempt = attempt(app, trail, &known.username, Action::PasswordRefused).await?;
     let (known, counted) = attempt.check(Some(known), current).await?;
     match known {
         Some(known) => Ok((known, counted)),
@@ -69,10 +83,17 @@ pub(crate) fn wrong_password(field: &'static str) -> Problem {
 impl Guarded {
     /// Looks at the password, which takes as long where there is nobody. The credentials, if they are found and right.
     pub(crate) async fn check(
-        self,
+        mut self,
         credentials: Option<Credentials>,
         text: String,
     ) -> Result<(Option<Credentials>, Counted), Problem> {
+        let (target, reason) = match &credentials {
+            None => (None, "unknown_name"),
+            Some(known) if known.is_active => (Some(Target::User(known.user)), "wrong_password"),
+            Some(known) => (Some(Target::User(known.user)), "inactive_user"),
+        };
+        let refused = self.counted.refused.with("reason", reason);
+        self.counted.refused = AuditEntry { target, ..refused };
         let hash = credentials.as_ref().map_or(password::NOBODYS, |known| &known.password_hash).to_owned();
         let right = self.place.run(move || password::verify(&text, &hash)).await?;
         Ok((credentials.filter(|known| right && known.is_active), self.counted))
@@ -82,6 +103,7 @@ impl Guarded {
 impl Counted {
     /// It was wrong: `problem`, or from the sixth time on how long to wait.
     pub(crate) fn wrong(&self, problem: Problem) -> Problem {
+        self.audit.add(self.refused.clone());
         self.reserved.penalty.map_or(problem, Problem::rate_limited)
     }
 

@@ -1,6 +1,7 @@
 //! `POST /auth/login`: a name and a password for a pair of tokens.
 
 use axum::extract::State;
+use sanasr_shared::ports::audit::{Action, Actor, AuditEntry, Target};
 use sanasr_shared::time::Time;
 use sanasr_shared::user::{User, parse_username};
 use serde::Serialize;
@@ -51,12 +52,12 @@ pub(crate) struct LoggedIn {
 )]
 pub(crate) async fn login(
     State(app): State<App>,
-    Stranger(address): Stranger,
+    Stranger(trail): Stranger,
     _: NoQuery,
     SmallBody(body): SmallBody,
 ) -> Result<Data<LoggedIn>, Problem> {
     let LoginRequest { username, password } = LoginRequest::read(body)?;
-    let attempt = guard::attempt(&app, address, &username).await?;
+    let attempt = guard::attempt(&app, &trail, &username, Action::LoginRefused).await?;
     // What can't be a name is nobody's, but that must not be told by the time it takes.
     let credentials = match parse_username(&username) {
         Ok(name) => app.store.credentials(&name).await?,
@@ -70,6 +71,8 @@ pub(crate) async fn login(
         return Err(counted.wrong(Problem::wrong_login()));
     };
     counted.right(&app).await?;
+    let by = Actor { user: Some(user.id), address: Some(trail.address) };
+    app.audit.add(AuditEntry::now(by, Action::Login, Some(Target::User(user.id))));
     let login = Granted { user: user.id, family, since, generation: 1 };
     Ok(Data::ok(LoggedIn { tokens: TokenPair::new(&app, login)?, user }))
 }

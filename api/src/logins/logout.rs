@@ -1,6 +1,7 @@
 //! `POST /auth/logout`: ends a login, with all its tokens. Ending it again is fine.
 
 use axum::extract::State;
+use sanasr_shared::ports::audit::{Action, Actor, AuditEntry, Target};
 
 use super::{Nothing, RefreshRequest, Stranger};
 use crate::answer::{Data, Success};
@@ -23,14 +24,19 @@ use crate::state::App;
 )]
 pub(crate) async fn logout(
     State(app): State<App>,
-    _: Stranger,
+    Stranger(trail): Stranger,
     _: NoQuery,
     SmallBody(body): SmallBody,
 ) -> Result<Data<Nothing>, Problem> {
     let RefreshRequest { refresh } = RefreshRequest::read(body)?;
-    let claimed = app.tokens.read_refresh(&refresh).ok_or_else(Problem::login_ended)?;
+    let claimed = app.tokens.read_refresh(&refresh).ok_or_else(|| {
+        app.audit.add(AuditEntry::now(trail.actor(), Action::RefreshRefused, None).with("reason", "unknown"));
+        Problem::login_ended()
+    })?;
     if let Some(user) = app.store.end_login(claimed.login.family).await? {
         app.standing_changed(user);
+        let by = Actor { user: Some(user), address: Some(trail.address) };
+        app.audit.add(AuditEntry::now(by, Action::Logout, Some(Target::User(user))));
     }
     Ok(Data::ok(Nothing {}))
 }

@@ -8,7 +8,7 @@ pub(crate) mod password;
 mod refresh;
 pub(crate) mod regulars;
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::FromRequestParts;
@@ -23,7 +23,7 @@ use crate::auth::jwt::Granted;
 use crate::fields::{FieldErrors, Fields};
 use crate::problem::Problem;
 use crate::state::App;
-use crate::trail;
+use crate::trail::{self, Trail};
 
 /// The endpoints in the reference, in its order.
 #[derive(OpenApi)]
@@ -39,8 +39,8 @@ pub(crate) fn routes() -> Router<App> {
         .route("/api/v1/auth/password", post(password::change))
 }
 
-/// Somebody who has no credentials yet, by their address: each request counts in its limit.
-pub(crate) struct Stranger(IpAddr);
+/// Somebody who has no credentials yet, by the request's trail: each request counts in its address's limit.
+pub(crate) struct Stranger(Arc<Trail>);
 
 impl FromRequestParts<App> for Stranger {
     type Rejection = Problem;
@@ -48,7 +48,7 @@ impl FromRequestParts<App> for Stranger {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let trail = trail::of(&parts.extensions)?;
         auth::stranger(app, &trail)?;
-        Ok(Self(trail.address))
+        Ok(Self(trail))
     }
 }
 

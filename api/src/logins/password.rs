@@ -46,10 +46,10 @@ pub(crate) async fn change(
     let known = app.store.credentials_of(asker.user).await?.ok_or_else(Problem::unauthenticated)?;
     let new = Password::new(&new, &known.username)
         .map_err(|weakness| Problem::field("new", weakness.code(), weakness.to_string()))?;
-    let (known, counted) = guard::confirm(&app, trail.address, asker.user, "current", current).await?;
+    let (known, counted) = guard::confirm(&app, &trail, asker.user, "current", current).await?;
     let hash = app.passwords.place(For::User(asker.user))?.run(move || new.hash()).await?.map_err(Problem::internal)?;
     let keep = asker.credential.family();
-    if !app.store.change_password(known.user, &known.password_hash, &hash, keep).await? {
+    if !app.store.change_password(known.user, &known.password_hash, &hash, keep, trail.actor()).await? {
         return Err(counted.wrong(guard::wrong_password("current")));
     }
     counted.right(&app).await?;

@@ -1,11 +1,13 @@
 //! `POST /auth/refresh`: a refresh token for the next pair of tokens.
 
 use axum::extract::State;
+use sanasr_shared::ids::UserId;
+use sanasr_shared::ports::audit::{Action, AuditEntry, Target};
 use sanasr_shared::ports::logins::Rotation;
 
 use super::{RefreshRequest, Stranger, TokenPair};
 use crate::answer::{Data, Success};
-use crate::auth::jwt::Granted;
+use crate::auth::jwt::{Claimed, Granted};
 use crate::body::SmallBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
@@ -26,13 +28,22 @@ use crate::state::App;
 )]
 pub(crate) async fn refresh(
     State(app): State<App>,
-    _: Stranger,
+    Stranger(trail): Stranger,
     _: NoQuery,
     SmallBody(body): SmallBody,
 ) -> Result<Data<TokenPair>, Problem> {
     let RefreshRequest { refresh } = RefreshRequest::read(body)?;
-    let login = app.tokens.read_refresh(&refresh).ok_or_else(Problem::login_ended)?.login;
-    let life = app.tokens.life_left(login.since).ok_or_else(Problem::login_too_old)?;
+    let refuse = |user: Option<UserId>, action, reason: &str| {
+        app.audit.add(AuditEntry::now(trail.actor(), action, user.map(Target::User)).with("reason", reason));
+    };
+    let Some(Claimed { login, .. }) = app.tokens.read_refresh(&refresh) else {
+        refuse(None, Action::RefreshRefused, "unknown");
+        return Err(Problem::login_ended());
+    };
+    let Some(life) = app.tokens.life_left(login.since) else {
+        refuse(Some(login.user), Action::RefreshRefused, "too_old");
+        return Err(Problem::login_too_old());
+    };
     match app.store.rotate(login.family, login.generation, life).await? {
         Rotation::Rotated { user, generation } => {
             TokenPair::new(&app, Granted { user, generation, ..login }).map(Data::ok)
@@ -40,8 +51,12 @@ pub(crate) async fn refresh(
         Rotation::Reused(user) => {
             tracing::warn!(%user, "a refresh token was used again: its login has ended");
             app.standing_changed(user);
+            refuse(Some(user), Action::TokenReused, "used_before");
             Err(Problem::login_ended())
         }
-        Rotation::Ended => Err(Problem::login_ended()),
+        Rotation::Ended => {
+            refuse(Some(login.user), Action::RefreshRefused, "ended");
+            Err(Problem::login_ended())
+        }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) async fn delete(
 ) -> Result<StatusCode, Problem> {
     let absent = || Problem::not_found("There is no such file.");
     let id = Uuid::try_parse(&id).map(MediaId).map_err(|_| absent())?;
-    match app.store.remove_file(caller.reach(), id).await? {
+    match app.store.remove_file(caller.reach(), id, caller.actor()).await? {
         Moved::Done(_) => {}
         Moved::Refused(_) => {
             return Err(Problem::conflict("A message that waits needs this file. Cancel the message first."));

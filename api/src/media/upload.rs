@@ -60,7 +60,8 @@ pub(crate) async fn upload(
     let mime_type = identify(&head, declared.as_deref());
     let new = NewFile { id: MediaId::generate(), mime_type, size: file.size(), filename };
     let id = new.id;
-    let stored = app.store.add_files(user, &[new], FILE_KEPT, app.media.media_user_limit).await?.pop();
+    let limit = app.media.media_user_limit;
+    let stored = app.store.add_files(user, &[new], FILE_KEPT, limit, caller.actor()).await?.pop();
     if let Err(error) = app.files.keep(id, file).await {
         // If this fails, too, it goes when its day is over.
         let _ = app.store.discard_files(&[id]).await;

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use sanasr_shared::ids::{MessageId, UserId};
 use sanasr_shared::message::{BlockedBy, Message, Status};
+use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, IdempotencyKey, Scope, StoreError};
 use sanasr_shared::time::Time;
 use serde_json::{Map, Value, json};
@@ -123,7 +124,8 @@ async fn try_send_one(
     }
     match good.pop() {
         Some(item) => {
-            accept_one(app, user, key, item).await.map_err(|problem| to_admin(caller.asker.user, user, problem))
+            let sent = accept_one(app, user, key, item, caller.actor()).await;
+            sent.map_err(|problem| to_admin(caller.asker.user, user, problem))
         }
         None => Err(Problem::internal("a message was lost while it was prepared")),
     }
@@ -143,9 +145,10 @@ pub(crate) async fn accept_one(
     user: UserId,
     key: Option<IdempotencyKey>,
     item: Prepared,
+    by: Actor,
 ) -> Result<Sent, Problem> {
     app.backlog.check(user, 1).await?;
-    match accept(app, user, key, vec![item]).await?.pop() {
+    match accept(app, user, key, vec![item], by).await?.pop() {
         Some((_, Answer::Accepted(message))) => Ok(Sent { message: *message, replayed: false }),
         Some((_, Answer::Replayed(id))) => replayed(app, user, id).await,
         Some((_, Answer::Refused(problem))) => Err(problem),
@@ -228,9 +231,10 @@ pub(crate) async fn accept(
     user: UserId,
     key: Option<IdempotencyKey>,
     mut prepared: Vec<Prepared>,
+    by: Actor,
 ) -> Result<Vec<(u32, Answer)>, Problem> {
     let kept = files::keep_new(app, user, &mut prepared).await?;
-    match accept_all(app, user, key, prepared).await {
+    match accept_all(app, user, key, prepared, by).await {
         Ok(answers) => {
             files::discard_refused(app, kept, &answers).await;
             Ok(answers)
@@ -250,8 +254,9 @@ async fn accept_all(
     user: UserId,
     key: Option<IdempotencyKey>,
     prepared: Vec<Prepared>,
+    by: Actor,
 ) -> Result<Vec<(u32, Answer)>, StoreError> {
-    let (mut answers, gone) = accept_once(app, user, key.clone(), prepared).await?;
+    let (mut answers, gone) = accept_once(app, user, key.clone(), prepared, by).await?;
     if gone.is_empty() {
         return Ok(answers);
     }
@@ -270,7 +275,7 @@ async fn accept_all(
     }
     if !again.is_empty() {
         let positions: Vec<_> = again.iter().map(|item| item.position).collect();
-        match accept_once(app, user, key.clone(), again).await {
+        match accept_once(app, user, key.clone(), again, by).await {
             Ok((more, gone)) => {
                 answers.extend(more);
                 for item in gone {
@@ -296,9 +301,10 @@ async fn accept_once(
     user: UserId,
     key: Option<IdempotencyKey>,
     prepared: Vec<Prepared>,
+    by: Actor,
 ) -> Result<(Vec<(u32, Answer)>, Vec<Prepared>), StoreError> {
     let items: Vec<_> = prepared.iter().map(|item| (item.position, item.message.clone())).collect();
-    let outcomes = app.store.accept(AcceptRequest { user, key, items }).await?;
+    let outcomes = app.store.accept(AcceptRequest { user, key, items, by }).await?;
     if outcomes.len() != prepared.len() {
         return Err(StoreError::Internal("accept answered about another number of messages".to_owned()));
     }

@@ -102,7 +102,7 @@ async fn answer(
     }
     if !good.is_empty() {
         app.backlog.check(caller.user()?, good.len()).await?;
-        answers.extend(accept(app, caller.user()?, key, good).await?);
+        answers.extend(accept(app, caller.user()?, key, good, caller.actor()).await?);
     }
     render(app, caller, request_id, count, answers).await
 }

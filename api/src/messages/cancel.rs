@@ -33,7 +33,7 @@ pub(crate) async fn cancel(
     _: NoQuery,
     _: EmptyBody,
 ) -> Result<Data<Message>, Problem> {
-    match app.store.cancel(caller.reach(), id).await? {
+    match app.store.cancel(caller.reach(), id, caller.actor()).await? {
         Moved::Done(message) => {
             app.signals.publish(Signal::Messages(vec![id]));
             Ok(Data::ok(message))

@@ -66,7 +66,7 @@ pub(crate) async fn cancel_all(
     // What is accepted after it began stays, or it might never end.
     let mut began = None;
     loop {
-        let (swept, now) = app.store.cancel_waiting(user, &filter, began).await?;
+        let (swept, now) = app.store.cancel_waiting(user, &filter, began, caller.actor()).await?;
         began.get_or_insert(now);
         cancelled += swept.messages.len() as u64;
         if !swept.messages.is_empty() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sanasr_shared::ids::{MediaId, UserId};
 use sanasr_shared::media::TempFile;
+use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::files::NewFile;
 
 use super::accept::Answer;
@@ -89,7 +90,8 @@ pub(crate) async fn keep_new(
         return Ok(kept);
     }
     app.files.check_room().await?;
-    app.store.add_files(user, &rows, UNACCEPTED_KEPT, app.media.media_user_limit).await?;
+    // Their messages have lines in the audit trail, if they are sent for another user.
+    app.store.add_files(user, &rows, UNACCEPTED_KEPT, app.media.media_user_limit, Actor::MACHINE).await?;
     let files = prepared.iter_mut().filter_map(|item| item.file.take());
     for (file, (_, id)) in files.zip(&kept) {
         if let Err(problem) = write(app, file, *id).await {

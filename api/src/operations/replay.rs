@@ -19,6 +19,7 @@ use crate::query::NoQuery;
 use crate::reference::params::{self, Idempotency};
 use crate::sessions::resolve;
 use crate::state::App;
+use crate::trail::OnTrail;
 
 /// Replay a dead letter
 ///
@@ -31,9 +32,11 @@ use crate::state::App;
         (status = 409, description = "What it said can't be read, its session is gone, or its user is deactivated."),
     ),
 )]
+#[expect(clippy::too_many_arguments, reason = "one for each part of the request")]
 pub(crate) async fn replay(
     State(app): State<App>,
     Staff(asker): Staff,
+    OnTrail(trail): OnTrail,
     MessagePath(id): MessagePath,
     _: NoQuery,
     request_id: RequestId,
@@ -72,6 +75,6 @@ pub(crate) async fn replay(
         request_id: request_id.as_str().to_owned(),
     };
     let prepared = Prepared { position: 0, prefix: String::new(), session: letter.session, known, message, file: None };
-    let sent = accept_one(&app, letter.user_id, key, prepared).await;
+    let sent = accept_one(&app, letter.user_id, key, prepared, trail.actor()).await;
     sent.map_err(|problem| to_admin(asker.user, letter.user_id, problem))
 }

@@ -28,7 +28,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 
 use crate::answer::Compressible;
-use crate::{analytics, api_keys, events, health, logins, media, messages, operations, sessions, usage, users};
+use crate::{analytics, api_keys, audit, events, health, logins, media, messages, operations, sessions, usage, users};
 
 /// How long a client may keep the document and the pages, in seconds: a new version may be deployed at any time.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("max-age=300");
@@ -79,6 +79,7 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
         usage::Reference::openapi(),
         analytics::Reference::openapi(),
         operations::Reference::openapi(),
+        audit::Reference::openapi(),
         health::Reference::openapi(),
     ] {
         document.merge(part);

@@ -69,7 +69,7 @@ pub(crate) struct SessionPace {
 )]
 pub(crate) async fn change(
     State(app): State<App>,
-    SessionPath { user, name, asker }: SessionPath,
+    SessionPath { user, name, asker, by }: SessionPath,
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<Session>, Problem> {
@@ -81,7 +81,7 @@ pub(crate) async fn change(
     }
     let pace = change.pace.map(|pace| pace.applied_to(session.pace, session.bridge));
     if let Some(pace) = pace.filter(|pace| *pace != session.pace) {
-        session = app.store.set_pace(user, &name, &pace).await?.ok_or_else(absent)?;
+        session = app.store.set_pace(user, &name, &pace, by).await?.ok_or_else(absent)?;
         app.signals.publish(Signal::Session(session.id));
     }
     let proxy = match change.proxy {
@@ -90,11 +90,11 @@ pub(crate) async fn change(
         Given::Value(proxy) => Some(Some((proxy.seal(&app.vault, session.id), proxy.to_string()))),
     };
     if let Some(proxy) = proxy {
-        session = app.store.set_proxy(user, &name, proxy).await?.ok_or_else(absent)?;
+        session = app.store.set_proxy(user, &name, proxy, by).await?.ok_or_else(absent)?;
         app.signals.publish(Signal::Session(session.id));
     }
     if let Some(command) = change.command {
-        session = app.store.command(user, &name, command).await?.ok_or_else(absent)?;
+        session = app.store.command(user, &name, command, by).await?.ok_or_else(absent)?;
         app.signals.publish(Signal::Session(session.id));
     }
     Ok(Data::ok(session.opened(&app.vault)))

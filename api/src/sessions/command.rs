@@ -101,8 +101,8 @@ pub(crate) async fn disconnect_default(State(app): State<App>, caller: Caller, _
     give(app, SessionPath::default_of(caller)?, SessionCommand::Disconnect).await
 }
 
-async fn give(app: App, SessionPath { user, name, .. }: SessionPath, command: SessionCommand) -> Answer {
-    let session = app.store.command(user, &name, command).await?.ok_or_else(absent)?.opened(&app.vault);
+async fn give(app: App, SessionPath { user, name, by, .. }: SessionPath, command: SessionCommand) -> Answer {
+    let session = app.store.command(user, &name, command, by).await?.ok_or_else(absent)?.opened(&app.vault);
     app.signals.publish(Signal::Session(session.id));
     match command {
         SessionCommand::Connect => {

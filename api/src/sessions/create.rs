@@ -63,7 +63,8 @@ pub(crate) async fn create(
 ) -> Result<Data<Session>, Problem> {
     let NewSession { name, bridge } = NewSession::read(body)?;
     let bridge = bridge.unwrap_or(app.accept.default_bridge);
-    let session = app.store.create_session(caller.user()?, &name, bridge, app.accept.sessions_per_user).await?;
+    let (user, by, max) = (caller.user()?, caller.actor(), app.accept.sessions_per_user);
+    let session = app.store.create_session(user, &name, bridge, max, by).await?;
     app.signals.publish(Signal::Session(session.id));
     Ok(Data(StatusCode::CREATED, session.opened(&app.vault)))
 }

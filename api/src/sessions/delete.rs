@@ -26,7 +26,7 @@ use crate::state::App;
 )]
 pub(crate) async fn delete(
     State(app): State<App>,
-    SessionPath { user, name, .. }: SessionPath,
+    SessionPath { user, name, by, .. }: SessionPath,
     _: NoQuery,
     _: EmptyBody,
 ) -> Result<StatusCode, Problem> {
@@ -35,7 +35,7 @@ pub(crate) async fn delete(
     }
     // Its id is asked for first: afterwards the name means nothing any more.
     let session = app.store.session(user, &name).await?.ok_or_else(absent)?;
-    if !app.store.delete_session(user, &name).await? {
+    if !app.store.delete_session(user, &name, by).await? {
         return Err(absent());
     }
     resolve::forget(&app, user, &name);

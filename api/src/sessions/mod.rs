@@ -15,6 +15,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::{get, post};
 use sanasr_shared::ids::{SessionId, UserId};
+use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::session::DEFAULT_SESSION;
 use utoipa::OpenApi;
 use uuid::Uuid;
@@ -68,12 +69,13 @@ pub(crate) struct SessionPath {
     name: String,
     /// Who asks.
     asker: Asker,
+    by: Actor,
 }
 
 impl SessionPath {
     /// A caller's session `default`.
     fn default_of(caller: Caller) -> Result<Self, Problem> {
-        Ok(Self { user: caller.user()?, name: DEFAULT_SESSION.to_owned(), asker: caller.asker })
+        Ok(Self { user: caller.user()?, name: DEFAULT_SESSION.to_owned(), asker: caller.asker, by: caller.actor() })
     }
 }
 
@@ -87,10 +89,10 @@ impl FromRequestParts<App> for SessionPath {
             && let Ok(id) = Uuid::try_parse(&name)
             && let Some((user, name)) = app.store.session_name(caller.reach(), SessionId(id)).await?
         {
-            return Ok(Self { user, name, asker: caller.asker });
+            return Ok(Self { user, name, asker: caller.asker, by: caller.actor() });
         }
         if resolve::may_exist(&name) {
-            Ok(Self { user: caller.user()?, name, asker: caller.asker })
+            Ok(Self { user: caller.user()?, name, asker: caller.asker, by: caller.actor() })
         } else {
             Err(absent())
         }

@@ -85,13 +85,13 @@ impl PairCodeRequest {
 )]
 pub(crate) async fn pair_code(
     State(app): State<App>,
-    SessionPath { user, name, asker }: SessionPath,
+    SessionPath { user, name, asker, by }: SessionPath,
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<PairCode>, Problem> {
     let request = PairCodeRequest::read(body)?;
     let signals = app.signals.subscribe();
-    let session = match app.store.request_pair_code(user, &name, &request.phone).await? {
+    let session = match app.store.request_pair_code(user, &name, &request.phone, by).await? {
         Moved::Done(session) => session,
         Moved::Refused(_) => {
             return Err(Problem::conflict("The session is paired already. POST …/logout unlinks it."));

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use sanasr_shared::ids::{ApiKeyId, FamilyId, MediaId, MessageId, SessionId, UserId, WorkerId};
 use sanasr_shared::message::{Message, Status};
 use sanasr_shared::ports::accounts::Accounts;
+use sanasr_shared::ports::audit::{Actor, AuditEntry};
 use sanasr_shared::ports::devices::{DeviceRange, DeviceWrite, Devices};
 use sanasr_shared::ports::files::{Files, NewFile, StoredFile};
 use sanasr_shared::ports::journal::{ApiLog, Event};
@@ -48,6 +49,7 @@ pub(crate) struct Data {
     pub(crate) requests: HashMap<UserId, i64>,
     pub(crate) events: Vec<Event>,
     pub(crate) api_logs: Vec<ApiLog>,
+    pub(crate) audit: Vec<AuditEntry>,
 }
 
 /// A key's hash and what was accepted under it.
@@ -214,7 +216,7 @@ impl Messages for FakeStore {
         Ok(Page { items, next })
     }
 
-    async fn cancel(&self, scope: Scope, id: MessageId) -> Result<Moved<Message>> {
+    async fn cancel(&self, scope: Scope, id: MessageId, _: Actor) -> Result<Moved<Message>> {
         let mut data = self.reach()?;
         let Some(message) = data.messages.iter_mut().find(|m| m.id == id && sees(scope, m)) else {
             return Ok(Moved::Absent);
@@ -249,7 +251,7 @@ impl People for FakeStore {
     async fn any_user(&self) -> Result<bool> {
         unreachable!("not the API's")
     }
-    async fn create_user(&self, _: &NewUser, _: BridgeKind) -> Result<User> {
+    async fn create_user(&self, _: &NewUser, _: BridgeKind, _: Actor) -> Result<User> {
         unreachable!("not the API's")
     }
     async fn user(&self, _: UserId) -> Result<Option<User>> {
@@ -259,7 +261,7 @@ impl People for FakeStore {
     async fn user_by_name(&self, _: &str) -> Result<Option<User>> {
         unreachable!("not the API's")
     }
-    async fn set_password(&self, _: &str, _: &str) -> Result<bool> {
+    async fn set_password(&self, _: &str, _: &str, _: Actor) -> Result<bool> {
         unreachable!("not the API's")
     }
     async fn set_active(&self, _: UserId, _: bool) -> Result<bool> {
@@ -268,14 +270,22 @@ impl People for FakeStore {
     async fn set_limit(&self, _: UserId, _: Option<i64>) -> Result<bool> {
         unreachable!("not the API's")
     }
-    async fn create_api_key(&self, _: UserId, _: &str, _: &str, _: &[u8], _: Option<Time>) -> Result<ApiKeyId> {
+    async fn create_api_key(
+        &self,
+        _: UserId,
+        _: &str,
+        _: &str,
+        _: &[u8],
+        _: Option<Time>,
+        _: Actor,
+    ) -> Result<ApiKeyId> {
         unreachable!("not the API's")
     }
     async fn key_owner(&self, lookup: &str) -> Result<Option<KeyOwner>> {
         self.key_reads.fetch_add(1, Ordering::Relaxed);
         Ok(self.reach()?.keys.get(lookup).cloned())
     }
-    async fn revoke_api_key(&self, _: ApiKeyId) -> Result<bool> {
+    async fn revoke_api_key(&self, _: ApiKeyId, _: Actor) -> Result<bool> {
         unreachable!("not the API's")
     }
 }
@@ -298,23 +308,23 @@ impl Operations for FakeStore {
         Err(beyond())
     }
 
-    async fn cancel_waiting(&self, _: UserId, _: &CancelFilter, _: Option<Time>) -> Result<(Swept, Time)> {
+    async fn cancel_waiting(&self, _: UserId, _: &CancelFilter, _: Option<Time>, _: Actor) -> Result<(Swept, Time)> {
         Err(beyond())
     }
 }
 
 #[async_trait]
 impl Accounts for FakeStore {
-    async fn add_user(&self, _: &NewUser, _: &UserChange, _: BridgeKind) -> Result<User> {
+    async fn add_user(&self, _: &NewUser, _: &UserChange, _: BridgeKind, _: Actor) -> Result<User> {
         Err(beyond())
     }
     async fn list_users(&self, _: &UserFilter, _: Option<UserId>, _: u32) -> Result<(Vec<User>, bool)> {
         Err(beyond())
     }
-    async fn change_user(&self, _: UserId, _: &UserChange, _: Option<FamilyId>) -> Result<Moved<User>> {
+    async fn change_user(&self, _: UserId, _: &UserChange, _: Option<FamilyId>, _: Actor) -> Result<Moved<User>> {
         Err(beyond())
     }
-    async fn delete_user(&self, _: UserId) -> Result<Moved<Vec<SessionId>>> {
+    async fn delete_user(&self, _: UserId, _: Actor) -> Result<Moved<Vec<SessionId>>> {
         Err(beyond())
     }
     async fn api_key(&self, _: ApiKeyId) -> Result<Option<ApiKey>> {
@@ -348,7 +358,7 @@ impl Logins for FakeStore {
     async fn end_login(&self, _: FamilyId) -> Result<Option<UserId>> {
         Err(beyond())
     }
-    async fn change_password(&self, _: UserId, _: &str, _: &str, _: Option<FamilyId>) -> Result<bool> {
+    async fn change_password(&self, _: UserId, _: &str, _: &str, _: Option<FamilyId>, _: Actor) -> Result<bool> {
         Err(beyond())
     }
     async fn attempt(&self, _: &str, _: &str) -> Result<Attempt> {
@@ -367,7 +377,7 @@ impl Logins for FakeStore {
 
 #[async_trait]
 impl Sessions for FakeStore {
-    async fn create_session(&self, user: UserId, name: &str, _: BridgeKind, _: u32) -> Result<Session> {
+    async fn create_session(&self, user: UserId, name: &str, _: BridgeKind, _: u32, _: Actor) -> Result<Session> {
         let mut data = self.reach()?;
         if data.sessions.iter().any(|s| s.user_id == user && s.name == name) {
             return Err(StoreError::Taken("name"));
@@ -391,7 +401,7 @@ impl Sessions for FakeStore {
         Ok(Page { items: own.cloned().collect(), next: None })
     }
 
-    async fn set_pace(&self, user: UserId, name: &str, pace: &Pace) -> Result<Option<Session>> {
+    async fn set_pace(&self, user: UserId, name: &str, pace: &Pace, _: Actor) -> Result<Option<Session>> {
         let mut data = self.reach()?;
         let found = data.sessions.iter_mut().find(|s| s.user_id == user && s.name == name);
         Ok(found.map(|session| {
@@ -400,10 +410,10 @@ impl Sessions for FakeStore {
         }))
     }
 
-    async fn set_proxy(&self, _: UserId, _: &str, _: Option<(Vec<u8>, String)>) -> Result<Option<Session>> {
+    async fn set_proxy(&self, _: UserId, _: &str, _: Option<(Vec<u8>, String)>, _: Actor) -> Result<Option<Session>> {
         Err(beyond())
     }
-    async fn command(&self, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>> {
+    async fn command(&self, user: UserId, name: &str, command: SessionCommand, _: Actor) -> Result<Option<Session>> {
         let mut data = self.reach()?;
         let found = data.sessions.iter_mut().find(|s| s.user_id == user && s.name == name);
         Ok(found.map(|session| {
@@ -418,7 +428,7 @@ impl Sessions for FakeStore {
         }))
     }
 
-    async fn request_pair_code(&self, _: UserId, _: &str, _: &str) -> Result<Moved<Session>> {
+    async fn request_pair_code(&self, _: UserId, _: &str, _: &str, _: Actor) -> Result<Moved<Session>> {
         Err(beyond())
     }
 
@@ -426,7 +436,7 @@ impl Sessions for FakeStore {
         Err(beyond())
     }
 
-    async fn delete_session(&self, user: UserId, name: &str) -> Result<bool> {
+    async fn delete_session(&self, user: UserId, name: &str, _: Actor) -> Result<bool> {
         let mut data = self.reach()?;
         let before = data.sessions.len();
         data.sessions.retain(|s| s.user_id != user || s.name != name);
@@ -498,13 +508,13 @@ impl Housekeeping for FakeStore {
 
 #[async_trait]
 impl Files for FakeStore {
-    async fn add_files(&self, _: UserId, _: &[NewFile], _: Duration, _: u64) -> Result<Vec<StoredFile>> {
+    async fn add_files(&self, _: UserId, _: &[NewFile], _: Duration, _: u64, _: Actor) -> Result<Vec<StoredFile>> {
         Err(beyond())
     }
     async fn stored_bytes(&self, _: UserId) -> Result<u64> {
         Ok(0)
     }
-    async fn remove_file(&self, _: Scope, _: MediaId) -> Result<Moved<StoredFile>> {
+    async fn remove_file(&self, _: Scope, _: MediaId, _: Actor) -> Result<Moved<StoredFile>> {
         Err(beyond())
     }
     async fn file(&self, _: Scope, _: MediaId) -> Result<Option<StoredFile>> {

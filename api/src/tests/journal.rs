@@ -1,7 +1,8 @@
-//! The journal of the store in memory: events in the order in which the tests put them in.
+//! The journal of the store in memory: events in the order in which the tests put them in; and its audit trail.
 
 use async_trait::async_trait;
 use sanasr_shared::ids::{ApiKeyId, FamilyId, SessionId};
+use sanasr_shared::ports::audit::{Audit, AuditEntry, AuditFilter, AuditLine};
 use sanasr_shared::ports::journal::*;
 use sanasr_shared::ports::store::*;
 use sanasr_shared::session::Session;
@@ -56,6 +57,18 @@ impl Journal for FakeStore {
     }
 
     async fn list_usage(&self, _: &UsageFilter, _: Option<UsagePlace>, _: u32) -> Result<Page<UsageStats, UsagePlace>> {
+        Err(beyond())
+    }
+}
+
+#[async_trait]
+impl Audit for FakeStore {
+    async fn write_audit(&self, entries: &[AuditEntry]) -> Result<()> {
+        self.reach()?.audit.extend_from_slice(entries);
+        Ok(())
+    }
+
+    async fn list_audit(&self, _: &AuditFilter, _: Option<LogPlace>, _: u32) -> Result<Page<AuditLine, LogPlace>> {
         Err(beyond())
     }
 }

@@ -17,6 +17,7 @@ use sanasr_shared::ids::{MessageId, UserId};
 use sanasr_shared::lifecycle::Watchdog;
 use sanasr_shared::media::FileStore;
 use sanasr_shared::message::Status;
+use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::{Signal, Signals};
 use sanasr_shared::ports::store::{Backlog, Store};
@@ -308,7 +309,7 @@ async fn each_item_of_a_batch_stands_for_itself() {
 impl FakeStore {
     async fn create_session_for_test(&self, name: &str) {
         use sanasr_shared::ports::store::Sessions;
-        self.create_session(USER, name, BridgeKind::Simulator, u32::MAX).await.expect("a free name");
+        self.create_session(USER, name, BridgeKind::Simulator, u32::MAX, Actor::MACHINE).await.expect("a free name");
     }
 }
 

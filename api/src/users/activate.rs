@@ -1,6 +1,7 @@
 //! `POST /users/{id}/activate` and `/deactivate`. Doing it again is fine.
 
 use axum::extract::State;
+use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::store::Moved;
 use sanasr_shared::user::{User, UserChange};
 
@@ -11,6 +12,7 @@ use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::reference::params::UserId;
 use crate::state::App;
+use crate::trail::OnTrail;
 
 /// Activate a user
 ///
@@ -23,10 +25,11 @@ use crate::state::App;
 pub(crate) async fn activate(
     State(app): State<App>,
     path: UserPath,
+    OnTrail(trail): OnTrail,
     _: NoQuery,
     _: EmptyBody,
 ) -> Result<Data<User>, Problem> {
-    set(&app, &path, true).await
+    set(&app, &path, true, trail.actor()).await
 }
 
 /// Deactivate a user
@@ -44,15 +47,16 @@ pub(crate) async fn activate(
 pub(crate) async fn deactivate(
     State(app): State<App>,
     path: UserPath,
+    OnTrail(trail): OnTrail,
     _: NoQuery,
     _: EmptyBody,
 ) -> Result<Data<User>, Problem> {
-    set(&app, &path, false).await
+    set(&app, &path, false, trail.actor()).await
 }
 
-async fn set(app: &App, path: &UserPath, active: bool) -> Result<Data<User>, Problem> {
+async fn set(app: &App, path: &UserPath, active: bool, by: Actor) -> Result<Data<User>, Problem> {
     let change = UserChange { is_active: Some(active), ..UserChange::default() };
-    match app.store.change_user(path.id, &change, None).await? {
+    match app.store.change_user(path.id, &change, None, by).await? {
         Moved::Done(user) => {
             app.standing_changed(user.id);
             Ok(Data::ok(user))

@@ -43,13 +43,13 @@ pub(crate) async fn change(
     let (mut change, password) = asked.of(id == asker.user, &old.username, errors)?;
     if let Some(NewPassword { password, current }) = password {
         if let Some(current) = current {
-            let (_, counted) = guard::confirm(&app, trail.address, id, "current_password", current).await?;
+            let (_, counted) = guard::confirm(&app, &trail, id, "current_password", current).await?;
             counted.right(&app).await?;
         }
         let hash = app.passwords.place(For::User(asker.user))?.run(move || password.hash()).await?;
         change.password_hash = Some(hash.map_err(Problem::internal)?);
     }
-    match app.store.change_user(id, &change, asker.credential.family()).await? {
+    match app.store.change_user(id, &change, asker.credential.family(), trail.actor()).await? {
         Moved::Done(user) => {
             app.standing_changed(id);
             if change.password_hash.is_some() {

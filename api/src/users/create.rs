@@ -12,6 +12,7 @@ use crate::body::JsonBody;
 use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::state::App;
+use crate::trail::OnTrail;
 
 /// Make a user
 ///
@@ -28,6 +29,7 @@ use crate::state::App;
 pub(crate) async fn create(
     State(app): State<App>,
     Staff(asker): Staff,
+    OnTrail(trail): OnTrail,
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<User>, Problem> {
@@ -52,6 +54,6 @@ pub(crate) async fn create(
         is_active: asked.is_active,
         ..UserChange::default()
     };
-    let made = app.store.add_user(&user, &rest, app.accept.default_bridge).await?;
+    let made = app.store.add_user(&user, &rest, app.accept.default_bridge, trail.actor()).await?;
     Ok(Data(StatusCode::CREATED, made))
 }

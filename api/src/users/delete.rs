@@ -11,6 +11,7 @@ use crate::problem::Problem;
 use crate::query::NoQuery;
 use crate::reference::params::UserId;
 use crate::state::App;
+use crate::trail::OnTrail;
 
 /// Delete a user
 ///
@@ -27,10 +28,11 @@ use crate::state::App;
 pub(crate) async fn delete(
     State(app): State<App>,
     UserPath { id, .. }: UserPath,
+    OnTrail(trail): OnTrail,
     _: NoQuery,
     _: EmptyBody,
 ) -> Result<StatusCode, Problem> {
-    match app.store.delete_user(id).await? {
+    match app.store.delete_user(id, trail.actor()).await? {
         Moved::Done(sessions) => {
             app.standing_changed(id);
             for session in sessions {

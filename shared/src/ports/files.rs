@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::audit::Actor;
 use super::store::{Moved, Result, Scope};
 use crate::ids::{MediaId, UserId};
 use crate::time::Time;
@@ -62,6 +63,7 @@ pub trait Files: Send + Sync {
         files: &[NewFile],
         keep: Duration,
         bytes_max: u64,
+        by: Actor,
     ) -> Result<Vec<StoredFile>>;
 
     /// Bytes of a user's files.
@@ -76,7 +78,7 @@ pub trait Files: Send + Sync {
 
     /// Marks a file as gone, before its time: its bytes are to be removed. Refused while a message needs it that is scheduled,
     /// waits or is being sent.
-    async fn remove_file(&self, scope: Scope, id: MediaId) -> Result<Moved<StoredFile>>;
+    async fn remove_file(&self, scope: Scope, id: MediaId, by: Actor) -> Result<Moved<StoredFile>>;
 
     /// Has files removed at the next sweep: nobody came to know of them.
     async fn discard_files(&self, ids: &[MediaId]) -> Result<()>;

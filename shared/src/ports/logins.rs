@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::audit::Actor;
 use super::store::Result;
 use crate::ids::{FamilyId, UserId};
 use crate::time::Time;
@@ -90,7 +91,14 @@ pub trait Logins: Send + Sync {
     async fn end_login(&self, family: FamilyId) -> Result<Option<UserId>>;
 
     /// Sets a user's password if it is still the one that was verified, and ends the user's logins but for `keep`.
-    async fn change_password(&self, user: UserId, verified: &str, hash: &str, keep: Option<FamilyId>) -> Result<bool>;
+    async fn change_password(
+        &self,
+        user: UserId,
+        verified: &str,
+        hash: &str,
+        keep: Option<FamilyId>,
+        by: Actor,
+    ) -> Result<bool>;
 
     /// Counts an attempt to give a name's password from an address, or says how long to wait. The name goes by its
     /// [`name_key`](crate::throttle::name_key). An attempt counts before its password is looked at, so that many at once

@@ -5,6 +5,7 @@
 //! binary's `roles.rs`. The store's trait is made of several: `store`, `accounts`, `logins`, `devices` and others hold them.
 
 pub mod accounts;
+pub mod audit;
 pub mod bridge;
 pub mod devices;
 pub mod files;

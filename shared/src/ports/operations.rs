@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use crate::ids::{MessageId, SessionId, UserId, WorkerId};
 use crate::message::Message;
+use crate::ports::audit::Actor;
 use crate::ports::store::{Page, Result, Scope, Swept};
 use crate::recipient::Recipient;
 use crate::session::SessionStatus;
@@ -80,5 +81,11 @@ pub trait Operations: Send + Sync {
     /// Cancels a chunk of a user's messages that can't have been sent, match and were accepted at `until` or before, with their
     /// units back. Call again with the time that it answers as long as there may be more. Without `until`, what was accepted
     /// until now by the database's clock.
-    async fn cancel_waiting(&self, user: UserId, filter: &CancelFilter, until: Option<Time>) -> Result<(Swept, Time)>;
+    async fn cancel_waiting(
+        &self,
+        user: UserId,
+        filter: &CancelFilter,
+        until: Option<Time>,
+        by: Actor,
+    ) -> Result<(Swept, Time)>;
 }

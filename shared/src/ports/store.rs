@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::accounts::Accounts;
+use super::audit::{Actor, Audit};
 use super::devices::Devices;
 use super::files::Files;
 use super::logins::Logins;
@@ -152,12 +153,14 @@ pub struct AcceptRequest {
     pub key: Option<IdempotencyKey>,
     /// The messages, with their positions in the request (0 for the first): a batch's invalid items aren't here.
     pub items: Vec<(u32, NewMessage)>,
+    /// Who asks.
+    pub by: Actor,
 }
 
 impl AcceptRequest {
     /// A request of no messages, which changes nothing.
     pub(crate) const fn nothing() -> Self {
-        Self { user: UserId(0), key: None, items: Vec::new() }
+        Self { user: UserId(0), key: None, items: Vec::new(), by: Actor::MACHINE }
     }
 }
 
@@ -215,7 +218,8 @@ pub struct Backlog {
 pub trait Accepting: Send + Sync {
     /// Stores a request's messages, takes their quota and keeps its key, in one transaction with whatever else is being
     /// accepted. One outcome per item, in their order. A refused item leaves no trace. The file that an accepted message names
-    /// is kept until a day after the message's end.
+    /// is kept until a day after the message's end. A message that is sent for another user, or sends a dead letter again, has a
+    /// line in the audit trail.
     ///
     /// No more than the day's limit is accepted, less what was given back, and no more than
     /// [`ACCEPTED_PER_UNIT`](crate::usage::ACCEPTED_PER_UNIT) times the limit, whatever was given back.
@@ -277,7 +281,7 @@ pub trait Messages: Send + Sync {
     ) -> Result<Page<Message>>;
 
     /// Cancels a message that can't have been sent and gives its quota unit back, in one transaction.
-    async fn cancel(&self, scope: Scope, id: MessageId) -> Result<Moved<Message>>;
+    async fn cancel(&self, scope: Scope, id: MessageId, by: Actor) -> Result<Moved<Message>>;
 
     /// A user's quota today; `None` if there is no such user.
     async fn quota(&self, user: UserId) -> Result<Option<Quota>>;
@@ -298,7 +302,7 @@ pub trait People: Send + Sync {
     async fn any_user(&self) -> Result<bool>;
 
     /// Makes a user with its session `default`. [`StoreError::Taken`] if the name is.
-    async fn create_user(&self, user: &NewUser, default_bridge: BridgeKind) -> Result<User>;
+    async fn create_user(&self, user: &NewUser, default_bridge: BridgeKind, by: Actor) -> Result<User>;
 
     /// A user by id.
     async fn user(&self, id: UserId) -> Result<Option<User>>;
@@ -307,7 +311,7 @@ pub trait People: Send + Sync {
     async fn user_by_name(&self, username: &str) -> Result<Option<User>>;
 
     /// Sets a user's password and ends its logins; `false` if there is no such user.
-    async fn set_password(&self, username: &str, password_hash: &str) -> Result<bool>;
+    async fn set_password(&self, username: &str, password_hash: &str, by: Actor) -> Result<bool>;
 
     /// Activates or deactivates a user; `false` if there is no such user.
     async fn set_active(&self, user: UserId, active: bool) -> Result<bool>;
@@ -323,13 +327,14 @@ pub trait People: Send + Sync {
         lookup: &str,
         hash: &[u8],
         expires_at: Option<Time>,
+        by: Actor,
     ) -> Result<ApiKeyId>;
 
     /// What stands behind the public part of a key.
     async fn key_owner(&self, lookup: &str) -> Result<Option<KeyOwner>>;
 
     /// Revokes a key; `false` if there is none.
-    async fn revoke_api_key(&self, id: ApiKeyId) -> Result<bool>;
+    async fn revoke_api_key(&self, id: ApiKeyId, by: Actor) -> Result<bool>;
 }
 
 // ---- Sessions ----
@@ -349,12 +354,32 @@ pub enum SessionCommand {
     Resume,
 }
 
+impl SessionCommand {
+    /// Its word in the audit trail: that of its endpoint.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Disconnect => "disconnect",
+            Self::Logout => "logout",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+        }
+    }
+}
+
 /// Sessions as their users see them. A session that is marked for deletion is absent here, and its name is free.
 #[async_trait]
 pub trait Sessions: Send + Sync {
     /// Makes a session. [`StoreError::Taken`] if its user has one of that name, [`StoreError::Full`] if its user has `max`
     /// already: those that are marked for deletion count until they are drained.
-    async fn create_session(&self, user: UserId, name: &str, bridge: BridgeKind, max: u32) -> Result<Session>;
+    async fn create_session(
+        &self,
+        user: UserId,
+        name: &str,
+        bridge: BridgeKind,
+        max: u32,
+        by: Actor,
+    ) -> Result<Session>;
 
     /// One session of a user.
     async fn session(&self, user: UserId, name: &str) -> Result<Option<Session>>;
@@ -366,26 +391,32 @@ pub trait Sessions: Send + Sync {
     async fn list_sessions(&self, scope: Scope, after: Option<SessionId>, limit: u32) -> Result<Page<Session>>;
 
     /// Sets a session's pace.
-    async fn set_pace(&self, user: UserId, name: &str, pace: &Pace) -> Result<Option<Session>>;
+    async fn set_pace(&self, user: UserId, name: &str, pace: &Pace, by: Actor) -> Result<Option<Session>>;
 
     /// Sets what a session reaches WhatsApp by: sealed, and as it is shown.
-    async fn set_proxy(&self, user: UserId, name: &str, proxy: Option<(Vec<u8>, String)>) -> Result<Option<Session>>;
+    async fn set_proxy(
+        &self,
+        user: UserId,
+        name: &str,
+        proxy: Option<(Vec<u8>, String)>,
+        by: Actor,
+    ) -> Result<Option<Session>>;
 
     /// Writes down what a user wants. Idempotent, whatever the session's state.
     ///
     /// `Connect` makes a `disconnected`, `logged_out` or `banned` session `connecting`; `Disconnect` and `Logout` take
     /// effect at once if nobody owns the session, and otherwise by its owner.
-    async fn command(&self, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>>;
+    async fn command(&self, user: UserId, name: &str, command: SessionCommand, by: Actor) -> Result<Option<Session>>;
 
     /// Wants a session that isn't paired to be paired by a code, which is typed on the phone with this number (E.164);
     /// connects it. Refused if it is paired.
-    async fn request_pair_code(&self, user: UserId, name: &str, phone: &str) -> Result<Moved<Session>>;
+    async fn request_pair_code(&self, user: UserId, name: &str, phone: &str, by: Actor) -> Result<Moved<Session>>;
 
     /// The code that waits to be typed, sealed as it was reported, and its end.
     async fn pair_code(&self, session: SessionId) -> Result<Option<(String, Time)>>;
 
     /// Marks a session for deletion; `false` if there is none of that name.
-    async fn delete_session(&self, user: UserId, name: &str) -> Result<bool>;
+    async fn delete_session(&self, user: UserId, name: &str, by: Actor) -> Result<bool>;
 }
 
 // ---- Working ----
@@ -745,6 +776,10 @@ pub struct Retention {
     pub messages: Option<Duration>,
     /// Lines of the API log, at most, whatever their age: about, on PostgreSQL.
     pub api_log_lines: i64,
+    /// Lines of the audit trail.
+    pub audit: Duration,
+    /// Lines of each class of the audit trail, at most, whatever their age.
+    pub audit_lines: i64,
 }
 
 /// What one worker at a time does for all. Every method is safe to run twice at once.
@@ -787,6 +822,7 @@ pub trait Store:
     + Sessions
     + Files
     + Journal
+    + Audit
     + Working
     + Devices
     + Housekeeping

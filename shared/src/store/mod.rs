@@ -44,6 +44,20 @@ macro_rules! give_back {
     };
 }
 
+/// Adds lines to the audit trail from `$rows`, each with a `value` made by [`audit_json`].
+macro_rules! insert_audit {
+    ($rows:expr) => {
+        concat!(
+            "INSERT INTO audit (at, class, actor_id, address, action, target, detail, count, counted)
+            SELECT COALESCE(CAST(value->>0 AS bigint), ",
+            now_ms!(),
+            "), CAST(value->>1 AS smallint), CAST(value->>2 AS bigint), value->>3, value->>4, value->>5, value->>6,
+                CAST(value->>7 AS bigint), value->>8 FROM ",
+            $rows
+        )
+    };
+}
+
 pub mod postgres;
 mod pulse;
 pub mod sqlite;
@@ -54,6 +68,7 @@ use tracing::Instrument;
 
 use crate::group_commit::Group;
 use crate::ids::MessageId;
+use crate::ports::audit::AuditEntry;
 use crate::ports::store::{
     AcceptOutcome, AcceptRequest, PullRequest, Pulled, ReceiptBatch, Settled, Settlement, StoreError,
 };
@@ -139,6 +154,23 @@ pub(crate) fn error_from(error: &sqlx::Error, fault: fn(&str) -> Fault) -> Store
         Error::ColumnDecode { .. } | Error::Decode(_) => StoreError::Corrupt(text),
         _ => StoreError::Internal(text),
     }
+}
+
+/// A line of the audit trail as `insert_audit!` reads it.
+pub(crate) fn audit_json(entry: &AuditEntry) -> serde_json::Value {
+    let AuditEntry { at, actor, action, target, detail, counted } = entry;
+    let detail = serde_json::Value::Object(detail.clone()).to_string();
+    serde_json::json!([
+        at.map(|at| at.0),
+        action.class() as i16,
+        actor.user.map(|user| user.0),
+        actor.address.map(|address| address.to_string()),
+        action.as_str(),
+        target.map(|target| target.to_string()),
+        detail,
+        counted.as_ref().map_or(1, |(_, count)| *count),
+        counted.as_ref().map(|(name, _)| name),
+    ])
 }
 
 /// What a violated unique constraint means where a name is chosen.

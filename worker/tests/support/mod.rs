@@ -11,6 +11,7 @@ use sanasr_shared::ids::{MessageId, SessionId, UserId, new_whatsapp_id};
 use sanasr_shared::lifecycle::Watchdog;
 use sanasr_shared::media::FileStore;
 use sanasr_shared::message::{Content, Message, MessageType, NewMessage, Status};
+use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, Receipts, SendRequest};
 use sanasr_shared::ports::queue::Queue;
 use sanasr_shared::ports::signals::{Signal, Signals};
@@ -165,7 +166,7 @@ impl World {
             is_staff: false,
             max_messages_per_day: None,
         };
-        let user = store.create_user(&user, BridgeKind::Simulator).await.expect("a user").id;
+        let user = store.create_user(&user, BridgeKind::Simulator, Actor::MACHINE).await.expect("a user").id;
         let session = store.session(user, "default").await.expect("an answer").expect("a session").id;
         let bridge = ScriptedBridge {
             script: Arc::new(script),
@@ -214,7 +215,7 @@ impl World {
     }
 
     pub(crate) async fn command(&self, command: SessionCommand) {
-        self.store.command(self.user, "default", command).await.expect("an answer").expect("a session");
+        self.store.command(self.user, "default", command, Actor::MACHINE).await.expect("an answer").expect("a session");
         self.signals.publish(Signal::Session(self.session));
         self.signals.publish(Signal::SessionFree);
     }
@@ -255,7 +256,11 @@ impl World {
     pub(crate) async fn accept(&self, messages: Vec<NewMessage>) -> Vec<MessageId> {
         let ids = messages.iter().map(|m| m.id).collect();
         let items = (0..).zip(messages).collect();
-        let outcomes = self.store.accept(AcceptRequest { user: self.user, key: None, items }).await.expect("accepted");
+        let outcomes = self
+            .store
+            .accept(AcceptRequest { user: self.user, key: None, items, by: Actor::MACHINE })
+            .await
+            .expect("accepted");
         assert!(outcomes.iter().all(|o| matches!(o, AcceptOutcome::Accepted { .. })), "{outcomes:?}");
         ids
     }

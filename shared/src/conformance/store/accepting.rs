@@ -8,6 +8,7 @@ use super::World;
 use super::rig::{Rig, draft, eventually, from_now, new_user, request, unique};
 use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::{Contact, Content, DEFAULT_LIFE, Location, Media, MessageType, NewMessage, Status};
+use crate::ports::audit::Actor;
 use crate::ports::store::*;
 use crate::session::BridgeKind;
 use crate::time::Time;
@@ -142,7 +143,7 @@ pub async fn each_item_stands_for_itself(world: &dyn World) {
     let rig = Rig::new(&store).await;
     let other = Rig::new(&store).await;
     let marked = rig.another_session("marked").await;
-    assert!(store.delete_session(rig.user, "marked").await.expect("a deletion"));
+    assert!(store.delete_session(rig.user, "marked", Actor::MACHINE).await.expect("a deletion"));
     let drafts = vec![
         rig.draft(1),
         draft(SessionId::generate(), 2),

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use super::World;
 use super::rig::{LONG, Rig, from_now, new_user, unique};
 use crate::ids::{ApiKeyId, UserId};
+use crate::ports::audit::Actor;
 use crate::ports::store::*;
 use crate::session::{BridgeKind, DEFAULT_SESSION};
 use crate::time::Time;
@@ -22,7 +23,7 @@ pub async fn a_user_is_made_as_asked(world: &dyn World) {
         is_active: Some(false),
         ..UserChange::default()
     };
-    let user = store.add_user(&new("as-asked"), &rest, BridgeKind::Simulator).await.expect("a user");
+    let user = store.add_user(&new("as-asked"), &rest, BridgeKind::Simulator, Actor::MACHINE).await.expect("a user");
     assert_eq!(
         (user.email.as_str(), user.first_name.as_str(), user.last_name.as_str()),
         ("a@example.org", "Ada", "Lovelace")
@@ -31,14 +32,14 @@ pub async fn a_user_is_made_as_asked(world: &dyn World) {
     assert_eq!(store.user(user.id).await.expect("a read"), Some(user.clone()));
     assert!(store.session(user.id, DEFAULT_SESSION).await.expect("a read").is_some());
     let again = NewUser { username: user.username.clone(), ..new("x") };
-    let taken = store.add_user(&again, &rest, BridgeKind::Simulator).await;
+    let taken = store.add_user(&again, &rest, BridgeKind::Simulator, Actor::MACHINE).await;
     assert!(matches!(taken, Err(StoreError::Taken("username"))), "{taken:?}");
 }
 
 /// A change changes what is given and nothing else.
 pub async fn only_what_is_given_changes(world: &dyn World) {
     let store = world.store().await;
-    let mut expected = store.create_user(&new("changes"), BridgeKind::Simulator).await.expect("a user");
+    let mut expected = store.create_user(&new("changes"), BridgeKind::Simulator, Actor::MACHINE).await.expect("a user");
     let none = UserChange::default;
     let text = |text: &str| Some(text.to_owned());
     let changes: [(UserChange, fn(&mut User)); 9] = [
@@ -53,7 +54,7 @@ pub async fn only_what_is_given_changes(world: &dyn World) {
         (UserChange { max_messages_per_day: Some(None), ..none() }, |user| user.max_messages_per_day = None),
     ];
     for (change, change_expected) in changes {
-        let changed = done(store.change_user(expected.id, &change, None).await);
+        let changed = done(store.change_user(expected.id, &change, None, Actor::MACHINE).await);
         change_expected(&mut expected);
         assert!(changed.updated_at >= expected.updated_at);
         expected.updated_at = changed.updated_at;
@@ -61,13 +62,17 @@ pub async fn only_what_is_given_changes(world: &dyn World) {
         assert_eq!(store.user(expected.id).await.expect("a read"), Some(changed));
     }
     let name = unique("renamed");
-    done(store.change_user(expected.id, &UserChange { username: Some(name.clone()), ..none() }, None).await);
+    done(
+        store
+            .change_user(expected.id, &UserChange { username: Some(name.clone()), ..none() }, None, Actor::MACHINE)
+            .await,
+    );
     assert_eq!(store.user_by_name(&expected.username).await.expect("a read"), None);
     assert_eq!(store.user_by_name(&name).await.expect("a read").map(|user| user.id), Some(expected.id));
-    let other = store.create_user(&new("other"), BridgeKind::Simulator).await.expect("a user");
-    let taken = store.change_user(other.id, &UserChange { username: Some(name), ..none() }, None).await;
+    let other = store.create_user(&new("other"), BridgeKind::Simulator, Actor::MACHINE).await.expect("a user");
+    let taken = store.change_user(other.id, &UserChange { username: Some(name), ..none() }, None, Actor::MACHINE).await;
     assert!(matches!(taken, Err(StoreError::Taken("username"))), "{taken:?}");
-    let absent = store.change_user(UserId(i64::from(i32::MAX)), &none(), None).await;
+    let absent = store.change_user(UserId(i64::from(i32::MAX)), &none(), None, Actor::MACHINE).await;
     assert!(matches!(absent, Ok(Moved::Absent)), "{absent:?}");
 }
 
@@ -77,7 +82,7 @@ pub async fn users_are_listed(world: &dyn World) {
     let mut ids = Vec::new();
     for n in 0..7 {
         let user = NewUser { is_staff: n % 2 == 0, ..new("listed") };
-        ids.push(store.create_user(&user, BridgeKind::Simulator).await.expect("a user").id);
+        ids.push(store.create_user(&user, BridgeKind::Simulator, Actor::MACHINE).await.expect("a user").id);
     }
     store.set_active(ids[1], false).await.expect("a change");
     let list = async |filter: UserFilter| {
@@ -113,18 +118,18 @@ pub async fn the_last_admin_stays(world: &dyn World) {
         UserChange { is_staff: Some(false), ..UserChange::default() },
         UserChange { is_active: Some(false), email: Some("x".to_owned()), ..UserChange::default() },
     ] {
-        let refused = store.change_user(admin, &change, None).await;
+        let refused = store.change_user(admin, &change, None, Actor::MACHINE).await;
         assert!(matches!(refused, Ok(Moved::Refused(_))), "{refused:?}");
     }
-    assert!(matches!(store.delete_user(admin).await, Ok(Moved::Refused(_))));
+    assert!(matches!(store.delete_user(admin, Actor::MACHINE).await, Ok(Moved::Refused(_))));
     let user = store.user(admin).await.expect("a read").expect("the admin is there");
     assert!(user.is_staff && user.is_active && user.email.is_empty(), "nothing of it was changed: {user:?}");
     // What doesn't make it resign is fine, and with another admin all is.
     let change = UserChange { is_staff: Some(true), is_active: Some(true), ..UserChange::default() };
-    done(store.change_user(admin, &change, None).await);
+    done(store.change_user(admin, &change, None, Actor::MACHINE).await);
     assert!(store.set_active(idle, true).await.expect("a change"));
-    assert!(matches!(store.delete_user(admin).await, Ok(Moved::Done(_))));
-    assert!(matches!(store.delete_user(idle).await, Ok(Moved::Refused(_))));
+    assert!(matches!(store.delete_user(admin, Actor::MACHINE).await, Ok(Moved::Done(_))));
+    assert!(matches!(store.delete_user(idle, Actor::MACHINE).await, Ok(Moved::Refused(_))));
 }
 
 /// Of two admins who resign at the same time, however they do it, one stays.
@@ -152,13 +157,13 @@ pub async fn deleting_keeps_the_books(world: &dyn World) {
     rig.settle(&outgoing, Outcome::Sent).await;
     let name = store.user(rig.user).await.expect("a read").expect("a user").username;
     let (lookup, hash) = RawApiKey::generate().stored();
-    let key = store.create_api_key(rig.user, "key", &lookup, &hash, None).await.expect("a key");
+    let key = store.create_api_key(rig.user, "key", &lookup, &hash, None, Actor::MACHINE).await.expect("a key");
     let family = store.start_login(rig.user, "$argon2id$none", LONG).await.expect("a login").expect("a family").0;
     store.count_requests(1, &[(rig.user, 3)]).await.expect("a count");
 
-    let deleted = done(store.delete_user(rig.user).await);
+    let deleted = done(store.delete_user(rig.user, Actor::MACHINE).await);
     assert_eq!(deleted, [rig.session]);
-    assert!(matches!(store.delete_user(rig.user).await, Ok(Moved::Absent)), "it is gone");
+    assert!(matches!(store.delete_user(rig.user, Actor::MACHINE).await, Ok(Moved::Absent)), "it is gone");
     assert_eq!(store.user(rig.user).await.expect("a read"), None);
     assert_eq!(store.user_by_name(&name).await.expect("a read"), None);
     assert_eq!(store.credentials(&name).await.expect("a read"), None);
@@ -184,7 +189,10 @@ pub async fn deleting_keeps_the_books(world: &dyn World) {
     let usage = rig.usage().await;
     assert_eq!((usage.messages_accepted, usage.messages_sent, usage.api_requests), (2, 1, 3));
     // Its name is free, and the new one has nothing of the old.
-    let again = store.create_user(&NewUser { username: name, ..new("x") }, BridgeKind::Simulator).await.expect("free");
+    let again = store
+        .create_user(&NewUser { username: name, ..new("x") }, BridgeKind::Simulator, Actor::MACHINE)
+        .await
+        .expect("free");
     assert_ne!(again.id, rig.user);
     // What it had queued goes the way of any deleted session's.
     store.give_back(rig.worker, &[rig.session]).await.expect("a return");
@@ -204,7 +212,7 @@ pub async fn a_key_has_a_life(world: &dyn World) {
     let raw = RawApiKey::generate();
     let (lookup, hash) = raw.stored();
     let end = from_now(3_600);
-    let id = store.create_api_key(user, "first", &lookup, &hash, Some(end)).await.expect("a key");
+    let id = store.create_api_key(user, "first", &lookup, &hash, Some(end), Actor::MACHINE).await.expect("a key");
     let key = async || store.api_key(id).await.expect("a read").expect("the key is there");
     let made = key().await;
     assert_eq!((made.user_id, made.name.as_str(), made.is_active), (user, "first", true));
@@ -224,7 +232,7 @@ pub async fn a_key_has_a_life(world: &dyn World) {
     world.alter("UPDATE api_keys SET expires_at = NULL").await;
     assert!(key().await.is_active);
     for _ in 0..2 {
-        assert!(store.revoke_api_key(id).await.expect("a change"), "revoking it again is fine");
+        assert!(store.revoke_api_key(id, Actor::MACHINE).await.expect("a change"), "revoking it again is fine");
         assert!(!key().await.is_active);
     }
     assert_eq!(store.api_key(ApiKeyId(i64::from(i32::MAX))).await.expect("a read"), None);
@@ -237,9 +245,14 @@ pub async fn keys_are_listed(world: &dyn World) {
     let mut ids = Vec::new();
     for n in 0..5 {
         let (lookup, hash) = RawApiKey::generate().stored();
-        ids.push(store.create_api_key(users[n % 2], &n.to_string(), &lookup, &hash, None).await.expect("a key"));
+        ids.push(
+            store
+                .create_api_key(users[n % 2], &n.to_string(), &lookup, &hash, None, Actor::MACHINE)
+                .await
+                .expect("a key"),
+        );
     }
-    store.revoke_api_key(ids[2]).await.expect("a change");
+    store.revoke_api_key(ids[2], Actor::MACHINE).await.expect("a change");
     let list = async |user: Option<UserId>| {
         let (mut found, mut after) = (Vec::new(), None);
         loop {
@@ -272,7 +285,7 @@ fn new(stem: &str) -> NewUser {
 
 async fn admin(store: &Arc<dyn Store>) -> UserId {
     let user = NewUser { is_staff: true, ..new("admin") };
-    store.create_user(&user, BridgeKind::Simulator).await.expect("a user").id
+    store.create_user(&user, BridgeKind::Simulator, Actor::MACHINE).await.expect("a user").id
 }
 
 fn active_admins() -> UserFilter {
@@ -283,13 +296,13 @@ fn active_admins() -> UserFilter {
 async fn resign(store: &Arc<dyn Store>, admin: UserId, way: usize) -> bool {
     let change = |is_staff, is_active| UserChange { is_staff, is_active, ..UserChange::default() };
     match way {
-        0 => matches!(store.delete_user(admin).await.expect("an answer"), Moved::Done(_)),
+        0 => matches!(store.delete_user(admin, Actor::MACHINE).await.expect("an answer"), Moved::Done(_)),
         1 => matches!(
-            store.change_user(admin, &change(Some(false), None), None).await.expect("an answer"),
+            store.change_user(admin, &change(Some(false), None), None, Actor::MACHINE).await.expect("an answer"),
             Moved::Done(_)
         ),
         _ => matches!(
-            store.change_user(admin, &change(None, Some(false)), None).await.expect("an answer"),
+            store.change_user(admin, &change(None, Some(false)), None, Actor::MACHINE).await.expect("an answer"),
             Moved::Done(_)
         ),
     }

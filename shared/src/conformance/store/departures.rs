@@ -11,6 +11,7 @@ use super::World;
 use super::rig::{Rig, SHARD, eventually, from_now, new_user, new_worker, receipt, report, request, unique};
 use crate::ids::{ApiKeyId, FamilyId, MediaId};
 use crate::message::{NewMessage, Status};
+use crate::ports::audit::{Action, Actor, AuditEntry};
 use crate::ports::devices::{DeviceChange, DeviceRange, DeviceWrite};
 use crate::ports::operations::CancelFilter;
 use crate::ports::store::*;
@@ -44,9 +45,9 @@ fn unheard<'a, T: 'a>(call: impl Future<Output = Result<T>> + Send + 'a) -> BoxF
 async fn writes(rig: &Rig) -> Vec<BoxFuture<'_, ()>> {
     let (store, user, worker, session) = (&rig.store, rig.user, rig.worker, rig.session);
     let victim = new_user(store, None).await;
-    let key = store.create_api_key(victim, "key", &unique("key"), b"hash", None).await.expect("a key");
+    let key = store.create_api_key(victim, "key", &unique("key"), b"hash", None, Actor::MACHINE).await.expect("a key");
     let spare = unique("spare");
-    store.create_session(user, &spare, BridgeKind::Simulator, u32::MAX).await.expect("a session");
+    store.create_session(user, &spare, BridgeKind::Simulator, u32::MAX, Actor::MACHINE).await.expect("a session");
     let leaver = new_worker(store).await;
     let later = |to| NewMessage { send_at: Some(from_now(3_600)), ..rig.draft(to) };
     let mine = rig.put(later(1)).await;
@@ -64,8 +65,8 @@ async fn writes(rig: &Rig) -> Vec<BoxFuture<'_, ()>> {
     let pull = rig.pull_request(0);
     let accept = request(user, None, vec![later(2)]);
     vec![
-        unheard(async move { store.cancel(Scope::User(user), mine).await }),
-        unheard(async move { store.cancel_waiting(user, &filter, None).await }),
+        unheard(async move { store.cancel(Scope::User(user), mine, Actor::MACHINE).await }),
+        unheard(async move { store.cancel_waiting(user, &filter, None, Actor::MACHINE).await }),
         unheard(store.accept(accept)),
         unheard(store.pull(pull)),
         unheard(store.settle(settlement)),
@@ -79,28 +80,32 @@ async fn writes(rig: &Rig) -> Vec<BoxFuture<'_, ()>> {
                 is_staff: false,
                 max_messages_per_day: None,
             };
-            store.create_user(&user, BridgeKind::Simulator).await
+            store.create_user(&user, BridgeKind::Simulator, Actor::MACHINE).await
         }),
-        unheard(async move { store.change_user(victim, &UserChange::default(), None).await }),
+        unheard(async move { store.change_user(victim, &UserChange::default(), None, Actor::MACHINE).await }),
         unheard(store.set_active(victim, false)),
-        unheard(store.delete_user(victim)),
-        unheard(store.revoke_api_key(key)),
+        unheard(store.delete_user(victim, Actor::MACHINE)),
+        unheard(store.revoke_api_key(key, Actor::MACHINE)),
         unheard(async move { store.mark_keys_used(&[(ApiKeyId(1), Time::now())]).await }),
         unheard(store.start_login(user, "$argon2id$none", Duration::from_secs(60))),
         unheard(store.rotate(FamilyId::generate(), 1, Duration::from_secs(60))),
         unheard(store.attempt("192.0.2.1", "nobody")),
         unheard(store.forget_failures("nobody")),
-        unheard(async move { store.command(user, &spare, SessionCommand::Connect).await }),
-        unheard(store.request_pair_code(user, "none", "+15550000000")),
-        unheard(store.delete_session(user, "none")),
+        unheard(async move { store.command(user, &spare, SessionCommand::Connect, Actor::MACHINE).await }),
+        unheard(store.request_pair_code(user, "none", "+15550000000", Actor::MACHINE)),
+        unheard(store.delete_session(user, "none", Actor::MACHINE)),
         unheard(store.renew(worker, super::rig::LONG)),
         unheard(store.take(leaver, 1)),
         unheard(store.leave(leaver)),
         unheard(store.bury(worker, true)),
         unheard(async move { store.report(worker, session, &report(SessionStatus::Connected)).await }),
         unheard(store.report_pacing(worker, session, None)),
-        unheard(store.remove_file(Scope::User(user), MediaId::generate())),
+        unheard(store.remove_file(Scope::User(user), MediaId::generate(), Actor::MACHINE)),
         unheard(async move { store.count_requests(SHARD, &[(user, 1)]).await }),
+        unheard(async move {
+            let entry = AuditEntry::new(Actor::MACHINE, Action::Login, None);
+            store.write_audit(&[entry]).await
+        }),
         unheard(store.promote()),
         unheard(store.expire()),
         unheard(store.count_backlog()),

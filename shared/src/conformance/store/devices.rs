@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use super::World;
 use super::rig::{Rig, bury, eventually, report};
 use crate::ids::WorkerId;
+use crate::ports::audit::Actor;
 use crate::ports::devices::{DeviceChange, DeviceRange, DeviceWrite};
 use crate::ports::store::*;
 use crate::session::SessionStatus;
@@ -144,12 +145,12 @@ pub async fn device_state_ends_with_its_pairing(world: &dyn World) {
 
     // Nobody owns it: the user's word is enough.
     store.give_back(kept.worker, &[kept.session]).await.expect("given back");
-    store.command(rig.user, "kept", SessionCommand::Disconnect).await.expect("a command");
+    store.command(rig.user, "kept", SessionCommand::Disconnect, Actor::MACHINE).await.expect("a command");
     assert_eq!(kept.device().await.len(), 1);
-    store.command(rig.user, "kept", SessionCommand::Logout).await.expect("a command");
+    store.command(rig.user, "kept", SessionCommand::Logout, Actor::MACHINE).await.expect("a command");
     assert!(kept.device().await.is_empty());
 
-    assert!(store.delete_session(rig.user, "doomed").await.expect("a deletion"));
+    assert!(store.delete_session(rig.user, "doomed", Actor::MACHINE).await.expect("a deletion"));
     store.give_back(doomed.worker, &[doomed.session]).await.expect("given back");
     world.alter("UPDATE sessions SET deleting_at = deleting_at - 60000 WHERE deleting_at IS NOT NULL").await;
     eventually("the deleted session's state goes", || async {

@@ -8,6 +8,7 @@ use super::World;
 use super::rig::{LONG, Rig, bury, failed, in_doubt, new_worker, receipt, report, retry, take_all};
 use crate::ids::WorkerId;
 use crate::message::Status;
+use crate::ports::audit::Actor;
 use crate::ports::store::*;
 use crate::session::{DEFAULT_SESSION, SessionStatus};
 use crate::time::Time;
@@ -184,7 +185,7 @@ pub async fn settlements_racing_with_a_burial_are_in_time_or_fenced(world: &dyn 
             }
         }
         // The next round's worker is to find its own session free, and no other.
-        let ended = handles[0].command(rig.user, &rig.name, SessionCommand::Disconnect).await;
+        let ended = handles[0].command(rig.user, &rig.name, SessionCommand::Disconnect, Actor::MACHINE).await;
         ended.expect("a command").expect("the session is there");
     }
 }

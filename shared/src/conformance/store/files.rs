@@ -7,6 +7,7 @@ use super::World;
 use super::rig::{Rig, from_now, new_user};
 use crate::ids::{MediaId, SessionId, UserId};
 use crate::message::{Content, Media, MessageType, NewMessage};
+use crate::ports::audit::Actor;
 use crate::ports::files::{FILE_KEPT, NewFile, StoredFile};
 use crate::ports::store::{AcceptOutcome, Bounded, Moved, Outcome, Result, SWEEP_CHUNK, Scope, Store, StoreError};
 use crate::time::Time;
@@ -26,7 +27,7 @@ const MUCH: u64 = u64::MAX;
 const NOW: Duration = Duration::ZERO;
 
 async fn add(store: &Arc<dyn Store>, user: UserId, keep: Duration) -> StoredFile {
-    let mut added = store.add_files(user, &[new_file()], keep, MUCH).await.expect("a file");
+    let mut added = store.add_files(user, &[new_file()], keep, MUCH, Actor::MACHINE).await.expect("a file");
     assert_eq!(added.len(), 1);
     added.swap_remove(0)
 }
@@ -40,7 +41,7 @@ pub async fn a_file_is_known_to_its_user(world: &dyn World) {
     let store = world.store().await;
     let (user, other) = (new_user(&store, None).await, new_user(&store, None).await);
     let new = [new_file(), NewFile { filename: None, ..new_file() }];
-    let added = store.add_files(user, &new, FILE_KEPT, MUCH).await.expect("files");
+    let added = store.add_files(user, &new, FILE_KEPT, MUCH, Actor::MACHINE).await.expect("files");
     for (added, new) in added.iter().zip(&new) {
         assert_eq!((added.id, &added.mime_type, added.size), (new.id, &new.mime_type, new.size));
         assert_eq!(added.filename, new.filename);
@@ -103,7 +104,8 @@ pub async fn a_file_is_removed_unless_a_message_needs_it(world: &dyn World) {
     let store = world.store().await;
     let (rig, other) = (Rig::new(&store).await, Rig::new(&store).await);
     let file = add(&store, rig.user, FILE_KEPT).await;
-    let remove = async |rig: &Rig| store.remove_file(Scope::User(rig.user), file.id).await.expect("an answer");
+    let remove =
+        async |rig: &Rig| store.remove_file(Scope::User(rig.user), file.id, Actor::MACHINE).await.expect("an answer");
     assert_eq!(remove(&other).await, Moved::Absent);
     let scheduled = rig.put(NewMessage { send_at: Some(from_now(3_600)), ..with(&rig, 1, file.id) }).await;
     rig.put(with(&rig, 2, file.id)).await;
@@ -118,7 +120,7 @@ pub async fn a_file_is_removed_unless_a_message_needs_it(world: &dyn World) {
     assert_eq!(rig.accept(vec![with(&rig, 3, file.id)]).await, [AcceptOutcome::FileGone]);
     assert_eq!(gone(&store).await, [file.id], "its bytes are to go");
     let other_file = add(&store, rig.user, FILE_KEPT).await;
-    assert!(matches!(store.remove_file(Scope::All, other_file.id).await, Ok(Moved::Done(_))));
+    assert!(matches!(store.remove_file(Scope::All, other_file.id, Actor::MACHINE).await, Ok(Moved::Done(_))));
 }
 
 /// Of accepting a message and removing its file at once one wins: no accepted message's file is gone.
@@ -128,7 +130,7 @@ pub async fn a_file_is_removed_or_sent(world: &dyn World) {
     for round in 0..40_u32 {
         let file = add(&handles[0], rig.user, FILE_KEPT).await;
         let accept = rig.accept(vec![with(&rig, round, file.id)]);
-        let remove = handles[1].remove_file(Scope::User(rig.user), file.id);
+        let remove = handles[1].remove_file(Scope::User(rig.user), file.id, Actor::MACHINE);
         let (accepted, removed) = if round % 2 == 0 {
             tokio::join!(accept, remove)
         } else {
@@ -153,10 +155,13 @@ pub async fn a_users_files_have_only_so_many_bytes(world: &dyn World) {
     let of = |size| NewFile { size, ..new_file() };
     let bytes = async |user| store.stored_bytes(user).await.expect("an answer");
     assert_eq!(bytes(user).await, 0);
-    let asked = (0..40_usize).map(|n| {
-        let store = &handles[n % 2];
-        async move { store.add_files(user, &[NewFile { size: 30, ..new_file() }], FILE_KEPT, 1_000).await }
-    });
+    let asked =
+        (0..40_usize).map(|n| {
+            let store = &handles[n % 2];
+            async move {
+                store.add_files(user, &[NewFile { size: 30, ..new_file() }], FILE_KEPT, 1_000, Actor::MACHINE).await
+            }
+        });
     let added = futures_util::future::join_all(asked).await;
     let full = |added: &Result<Vec<StoredFile>>| {
         matches!(added, Err(StoreError::Full { what: Bounded::FileBytes, limit: 1_000 }))
@@ -164,13 +169,13 @@ pub async fn a_users_files_have_only_so_many_bytes(world: &dyn World) {
     assert_eq!(added.iter().filter(|added| added.is_ok()).count(), 33, "{added:?}");
     assert!(added.iter().all(|added| added.is_ok() || full(added)), "{added:?}");
     assert_eq!(bytes(user).await, 990);
-    assert!(full(&store.add_files(user, &[of(5), of(6)], FILE_KEPT, 1_000).await), "all or none");
-    store.add_files(user, &[of(5), of(5)], FILE_KEPT, 1_000).await.expect("just so many");
-    assert!(full(&store.add_files(user, &[of(1)], FILE_KEPT, 1_000).await));
-    assert!(full(&store.add_files(other, &[of(1_001)], FILE_KEPT, 1_000).await), "too large by itself");
-    store.add_files(other, &[of(1_000)], FILE_KEPT, 1_000).await.expect("another user's");
+    assert!(full(&store.add_files(user, &[of(5), of(6)], FILE_KEPT, 1_000, Actor::MACHINE).await), "all or none");
+    store.add_files(user, &[of(5), of(5)], FILE_KEPT, 1_000, Actor::MACHINE).await.expect("just so many");
+    assert!(full(&store.add_files(user, &[of(1)], FILE_KEPT, 1_000, Actor::MACHINE).await));
+    assert!(full(&store.add_files(other, &[of(1_001)], FILE_KEPT, 1_000, Actor::MACHINE).await), "too large by itself");
+    store.add_files(other, &[of(1_000)], FILE_KEPT, 1_000, Actor::MACHINE).await.expect("another user's");
     let ids: Vec<MediaId> = added.into_iter().flatten().flatten().map(|file| file.id).collect();
-    assert!(matches!(store.remove_file(Scope::User(user), ids[0]).await, Ok(Moved::Done(_))));
+    assert!(matches!(store.remove_file(Scope::User(user), ids[0], Actor::MACHINE).await, Ok(Moved::Done(_))));
     store.discard_files(&ids[1..3]).await.expect("discarded");
     assert_eq!(bytes(user).await, 1_000, "the bytes are still there");
     let over = gone(store).await;
@@ -216,7 +221,7 @@ pub async fn files_go_in_chunks(world: &dyn World) {
     let user = new_user(&store, None).await;
     let chunk = usize::try_from(SWEEP_CHUNK).expect("a small number");
     let files: Vec<_> = (0..chunk + 1).map(|_| new_file()).collect();
-    store.add_files(user, &files, Duration::ZERO, MUCH).await.expect("files");
+    store.add_files(user, &files, Duration::ZERO, MUCH, Actor::MACHINE).await.expect("files");
     let first = gone(&store).await;
     assert_eq!(first.len(), chunk);
     store.forget_files(&first).await.expect("forgotten");
@@ -231,7 +236,7 @@ pub async fn a_kept_file_is_never_swept(world: &dyn World) {
     for _ in 0..20 {
         let files: Vec<_> = (0..20).map(|_| new_file()).collect();
         let ids: Vec<_> = files.iter().map(|file| file.id).collect();
-        store.add_files(rig.user, &files, Duration::ZERO, MUCH).await.expect("files");
+        store.add_files(rig.user, &files, Duration::ZERO, MUCH, Actor::MACHINE).await.expect("files");
         let (accepted, swept) = tokio::join!(
             futures_util::future::join_all(ids.iter().map(|id| rig.accept(vec![with(&rig, 1, *id)]))),
             sweeper.gone_files(),

@@ -10,6 +10,7 @@ use super::World;
 use super::rig::{LONG, Rig, bury, eventually, from_now, in_doubt, keep_all, receipt, request, retry, unique};
 use crate::ids::{MessageId, SessionId};
 use crate::message::{DEFAULT_LIFE, MessageError, NewMessage, Status};
+use crate::ports::audit::Actor;
 use crate::ports::store::*;
 use crate::session::{BridgeKind, DELETE_GRACE};
 use crate::time::Time;
@@ -202,10 +203,12 @@ pub async fn a_deleted_session_is_drained(world: &dyn World) {
     let scheduled = doomed.put(NewMessage { send_at: Some(from_now(3_600)), ..doomed.draft(9) }).await;
     let elsewhere = rig.send(1).await;
     let before = rig.clock().await;
-    assert!(store.delete_session(rig.user, "doomed").await.expect("a deletion"));
+    assert!(store.delete_session(rig.user, "doomed", Actor::MACHINE).await.expect("a deletion"));
 
-    let heir =
-        store.create_session(rig.user, "doomed", BridgeKind::Simulator, u32::MAX).await.expect("the name is free");
+    let heir = store
+        .create_session(rig.user, "doomed", BridgeKind::Simulator, u32::MAX, Actor::MACHINE)
+        .await
+        .expect("the name is free");
     assert_ne!(heir.id, doomed.session);
     let drain = async || {
         let (swept, removed) = store.drain_deleted().await.expect("a drain");

@@ -9,6 +9,7 @@ use super::World;
 use super::rig::{Rig, request, unique};
 use crate::ids::MessageId;
 use crate::message::NewMessage;
+use crate::ports::audit::Actor;
 use crate::ports::store::*;
 use crate::session::DEFAULT_SESSION;
 
@@ -100,7 +101,8 @@ pub async fn a_repeated_batch_tries_refused_items_again(world: &dyn World) {
     let key = batch(1);
     // The items 1 and 3 of the request were invalid: the store never sees them.
     let items = |rig: &Rig| [0, 2, 4, 5].into_iter().map(|n| (n, rig.draft(n))).collect::<Vec<_>>();
-    let again = |items| rig.store.accept(AcceptRequest { user: rig.user, key: Some(key.clone()), items });
+    let again =
+        |items| rig.store.accept(AcceptRequest { user: rig.user, key: Some(key.clone()), items, by: Actor::MACHINE });
 
     let first = items(&rig);
     let ids: Vec<MessageId> = first.iter().map(|(_, draft)| draft.id).collect();
@@ -186,7 +188,7 @@ pub async fn a_replay_needs_nothing_else(world: &dyn World) {
     let replayed = AcceptOutcome::Replayed(draft.id);
     assert!(matches!(one(&rig, key.clone(), draft).await, AcceptOutcome::Accepted { .. }));
     assert_eq!(one(&rig, key.clone(), rig.draft(1)).await, replayed, "with the quota used up");
-    store.delete_session(rig.user, DEFAULT_SESSION).await.expect("a deletion");
+    store.delete_session(rig.user, DEFAULT_SESSION, Actor::MACHINE).await.expect("a deletion");
     assert_eq!(one(&rig, key.clone(), rig.draft(1)).await, replayed, "with the session marked");
     store.set_active(rig.user, false).await.expect("a change");
     assert_eq!(one(&rig, key.clone(), rig.draft(1)).await, replayed, "with the user deactivated");

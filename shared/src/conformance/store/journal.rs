@@ -10,6 +10,7 @@ use super::World;
 use super::rig::{LONG, Rig, from_now, keep_all, new_user, property, receipt, unique};
 use crate::ids::{ApiKeyId, FamilyId, SessionId, UserId};
 use crate::message::Status;
+use crate::ports::audit::Actor;
 use crate::ports::journal::*;
 use crate::ports::store::*;
 use crate::session::{BridgeKind, SessionStatus};
@@ -66,7 +67,13 @@ pub async fn sessions_are_found_by_id(world: &dyn World) {
     let user = new_user(&store, None).await;
     let mut ids = Vec::new();
     for name in ["one", "two"] {
-        ids.push(store.create_session(user, name, BridgeKind::Simulator, u32::MAX).await.expect("a session").id);
+        ids.push(
+            store
+                .create_session(user, name, BridgeKind::Simulator, u32::MAX, Actor::MACHINE)
+                .await
+                .expect("a session")
+                .id,
+        );
     }
     let found = async || {
         let mut ids = ids.clone();
@@ -77,7 +84,7 @@ pub async fn sessions_are_found_by_id(world: &dyn World) {
         names
     };
     assert_eq!(found().await, ["one", "two"]);
-    assert!(store.delete_session(user, "two").await.expect("a deletion"));
+    assert!(store.delete_session(user, "two", Actor::MACHINE).await.expect("a deletion"));
     assert_eq!(found().await, ["one"]);
     assert_eq!(store.sessions_by_id(&[]).await.expect("a read"), []);
 }
@@ -88,11 +95,11 @@ pub async fn keys_stand_until_they_end(world: &dyn World) {
     let user = new_user(&store, None).await;
     let make = async |end: Option<Time>| {
         let (lookup, hash) = RawApiKey::generate().stored();
-        store.create_api_key(user, &unique("key"), &lookup, &hash, end).await.expect("a key")
+        store.create_api_key(user, &unique("key"), &lookup, &hash, end, Actor::MACHINE).await.expect("a key")
     };
     let (good, lasting, ended, revoked) =
         (make(None).await, make(Some(from_now(60))).await, make(Some(from_now(-1))).await, make(None).await);
-    store.revoke_api_key(revoked).await.expect("a change");
+    store.revoke_api_key(revoked, Actor::MACHINE).await.expect("a change");
     let asked = [good, lasting, ended, revoked, ApiKeyId(i64::MAX)];
     let standing = async || {
         let mut keys = store.keys_in_standing(&asked).await.expect("an answer");
@@ -131,7 +138,7 @@ pub async fn logins_stand_until_they_end(world: &dyn World) {
         is_staff: true,
         max_messages_per_day: None,
     };
-    let user = store.create_user(&user, BridgeKind::Simulator).await.expect("a user").id;
+    let user = store.create_user(&user, BridgeKind::Simulator, Actor::MACHINE).await.expect("a user").id;
     let start = async || {
         let login = store.start_login(user, "$argon2id$none", LONG).await.expect("an answer");
         login.expect("the password is right").0

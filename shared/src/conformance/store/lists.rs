@@ -9,6 +9,7 @@ use super::World;
 use super::rig::{Rig, from_now, property, recipient, retry, unique};
 use crate::ids::{MessageId, UserId};
 use crate::message::{Message, MessageType, NewMessage, Status};
+use crate::ports::audit::Actor;
 use crate::ports::store::*;
 use crate::session::BridgeKind;
 use crate::time::Time;
@@ -121,8 +122,11 @@ pub async fn one_sees_ones_own_only(world: &dyn World) {
     let scope = Scope::User(rig.user);
     assert_eq!(store.message(scope, theirs).await.expect("a read"), None);
     assert_eq!(store.message(scope, MessageId::generate()).await.expect("a read"), None);
-    assert_eq!(store.cancel(scope, theirs).await.expect("an answer"), Moved::Absent);
-    assert_eq!(store.cancel(Scope::All, MessageId::generate()).await.expect("an answer"), Moved::Absent);
+    assert_eq!(store.cancel(scope, theirs, Actor::MACHINE).await.expect("an answer"), Moved::Absent);
+    assert_eq!(
+        store.cancel(Scope::All, MessageId::generate(), Actor::MACHINE).await.expect("an answer"),
+        Moved::Absent
+    );
     assert_eq!(other.status(theirs).await, Status::Accepted);
     let read = async |scope| {
         let ids = [mine, theirs, mine, MessageId::generate()];
@@ -140,7 +144,7 @@ pub async fn one_sees_ones_own_only(world: &dyn World) {
     // Another user's session of the same name is another session.
     let filter = MessageFilter { session: Some(rig.name.clone()), ..MessageFilter::default() };
     assert_eq!(rig.list_all(&filter, 10).await, [mine]);
-    assert!(matches!(store.cancel(Scope::All, theirs).await.expect("an answer"), Moved::Done(_)));
+    assert!(matches!(store.cancel(Scope::All, theirs, Actor::MACHINE).await.expect("an answer"), Moved::Done(_)));
     assert_eq!((rig.used().await, other.used().await), (1, 0));
 }
 
@@ -172,7 +176,11 @@ pub async fn sessions_are_listed(world: &dyn World) {
         let user = if n % 3 == 0 { two } else { one };
         all.push((
             user,
-            store.create_session(user, &unique("s"), BridgeKind::Simulator, u32::MAX).await.expect("a session").id,
+            store
+                .create_session(user, &unique("s"), BridgeKind::Simulator, u32::MAX, Actor::MACHINE)
+                .await
+                .expect("a session")
+                .id,
         ));
     }
     let list = async |scope: Scope| {

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use super::World;
 use super::rig::{LONG, keep_all, unique};
 use crate::ids::{FamilyId, UserId};
+use crate::ports::audit::Actor;
 use crate::ports::logins::{Attempt, Login, Reserved, Rotation};
 use crate::ports::store::Store;
 use crate::session::BridgeKind;
@@ -29,7 +30,7 @@ pub async fn a_login_lives_until_it_is_ended(world: &dyn World) {
     let login = async || store.login(family).await.expect("a read");
     assert_eq!(login().await, Some(Login { user, is_staff: false }));
     let staff = UserChange { is_staff: Some(true), ..UserChange::default() };
-    store.change_user(user, &staff, None).await.expect("a change");
+    store.change_user(user, &staff, None, Actor::MACHINE).await.expect("a change");
     assert_eq!(login().await, Some(Login { user, is_staff: true }));
     store.set_active(user, false).await.expect("a change");
     assert_eq!(login().await, None);
@@ -44,7 +45,7 @@ pub async fn a_login_lives_until_it_is_ended(world: &dyn World) {
     let login = async || store.login(family).await.expect("a read");
     for (is_active, lives) in [(true, true), (false, false), (true, false)] {
         let change = UserChange { is_active: Some(is_active), ..UserChange::default() };
-        store.change_user(other, &change, Some(family)).await.expect("a change");
+        store.change_user(other, &change, Some(family), Actor::MACHINE).await.expect("a change");
         assert_eq!(login().await.is_some(), lives, "however the user is deactivated, whoever asks");
     }
 
@@ -107,9 +108,10 @@ pub async fn a_login_needs_the_password_that_was_verified(world: &dyn World) {
     for round in 0..10 {
         let (old, new) = (format!("{HASH}{}", round), format!("{HASH}{}", round + 1));
         let set = UserChange { password_hash: Some(old.clone()), ..UserChange::default() };
-        handles[0].change_user(user, &set, None).await.expect("a change");
+        handles[0].change_user(user, &set, None, Actor::MACHINE).await.expect("a change");
         let logins = join_all((0..6).map(|n| handles[n % 2].start_login(user, &old, LONG)));
-        let (logins, changed) = tokio::join!(logins, handles[1].change_password(user, &old, &new, None));
+        let (logins, changed) =
+            tokio::join!(logins, handles[1].change_password(user, &old, &new, None, Actor::MACHINE));
         assert!(changed.expect("a change"));
         for (family, _) in logins.into_iter().filter_map(|login| login.expect("an answer")) {
             assert_eq!(handles[0].login(family).await.expect("a read"), None);
@@ -123,15 +125,20 @@ pub async fn a_new_password_ends_logins(world: &dyn World) {
     let ((user, name), (other, _)) = (new(&store).await, new(&store).await);
     let lives = async |family| store.login(family).await.expect("a read").is_some();
     let (kept, ended, others) = (begin(&store, user).await, begin(&store, user).await, begin(&store, other).await);
-    assert!(!store.change_password(user, "$argon2id$wrong", "$argon2id$new", None).await.expect("an answer"));
+    assert!(
+        !store
+            .change_password(user, "$argon2id$wrong", "$argon2id$new", None, Actor::MACHINE)
+            .await
+            .expect("an answer")
+    );
     assert!(lives(kept).await && lives(ended).await);
-    assert!(store.change_password(user, HASH, "$argon2id$new", Some(kept)).await.expect("a change"));
+    assert!(store.change_password(user, HASH, "$argon2id$new", Some(kept), Actor::MACHINE).await.expect("a change"));
     assert!(lives(kept).await && !lives(ended).await && lives(others).await);
-    assert!(store.set_password(&name, HASH).await.expect("a change"));
+    assert!(store.set_password(&name, HASH, Actor::MACHINE).await.expect("a change"));
     assert!(!lives(kept).await && lives(others).await);
     let third = begin(&store, user).await;
     let change = UserChange { password_hash: Some("$argon2id$third".to_owned()), ..UserChange::default() };
-    store.change_user(user, &change, None).await.expect("a change");
+    store.change_user(user, &change, None, Actor::MACHINE).await.expect("a change");
     assert!(!lives(third).await && lives(others).await);
 }
 
@@ -255,7 +262,7 @@ async fn new(store: &Arc<dyn Store>) -> (UserId, String) {
         is_staff: false,
         max_messages_per_day: None,
     };
-    (store.create_user(&user, BridgeKind::Simulator).await.expect("a user").id, username)
+    (store.create_user(&user, BridgeKind::Simulator, Actor::MACHINE).await.expect("a user").id, username)
 }
 
 async fn begin(store: &Arc<dyn Store>, user: UserId) -> FamilyId {

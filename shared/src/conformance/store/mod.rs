@@ -15,6 +15,7 @@ use crate::ports::store::{AcceptedJob, Store};
 
 pub mod accepting;
 pub mod accounts;
+pub mod audit;
 pub mod departures;
 pub mod devices;
 pub mod doubt;
@@ -276,6 +277,15 @@ macro_rules! store_suite {
                 a_key_has_a_life,
                 keys_are_listed,
             ]
+            audit: [
+                changes_have_their_lines,
+                what_is_done_for_others_has_its_line,
+                a_message_has_its_line_once,
+                a_change_without_its_line_isnt_made,
+                the_trail_is_listed,
+                counts_add_up,
+                the_trail_is_bounded,
+            ]
             logins: [
                 a_login_lives_until_it_is_ended,
                 one_of_many_rotations_wins,
@@ -322,6 +332,7 @@ mod tests {
         let subjects = [
             ("accepting", include_str!("accepting.rs")),
             ("accounts", include_str!("accounts.rs")),
+            ("audit", include_str!("audit.rs")),
             ("idempotency", include_str!("idempotency.rs")),
             ("quota", include_str!("quota.rs")),
             ("moves", include_str!("moves.rs")),

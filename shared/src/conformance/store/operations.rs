@@ -8,6 +8,7 @@ use super::World;
 use super::rig::{LONG, Rig, from_now, in_doubt, new_worker, recipient, report};
 use crate::ids::MessageId;
 use crate::message::{MessageError, NewMessage, Status};
+use crate::ports::audit::Actor;
 use crate::ports::operations::CancelFilter;
 use crate::ports::store::*;
 use crate::session::SessionStatus;
@@ -114,7 +115,8 @@ pub async fn what_waits_and_matches_is_cancelled_at_once(world: &dyn World) {
     let all = async |filter: &CancelFilter| {
         let (mut ids, mut until) = (Vec::new(), None);
         loop {
-            let (swept, now) = handles[0].cancel_waiting(rig.user, filter, until).await.expect("a sweep");
+            let (swept, now) =
+                handles[0].cancel_waiting(rig.user, filter, until, Actor::MACHINE).await.expect("a sweep");
             until = Some(now);
             ids.extend(swept.messages);
             if !swept.more {
@@ -138,7 +140,7 @@ pub async fn what_waits_and_matches_is_cancelled_at_once(world: &dyn World) {
         async move {
             let mut count = 0;
             loop {
-                let (swept, _) = store.cancel_waiting(user, filter, None).await.expect("a sweep");
+                let (swept, _) = store.cancel_waiting(user, filter, None, Actor::MACHINE).await.expect("a sweep");
                 count += swept.messages.len();
                 if !swept.more {
                     return count;
@@ -166,12 +168,13 @@ pub async fn a_cancel_of_all_ends_with_what_was_there(world: &dyn World) {
     let before = rig.put_all((0..40).map(|to| if to % 2 == 0 { rig.draft(to) } else { scheduled(to) }).collect()).await;
     rig.past(rig.clock().await).await;
     let filter = CancelFilter::default();
-    let (first, until) = handles[0].cancel_waiting(rig.user, &filter, None).await.expect("a sweep");
+    let (first, until) = handles[0].cancel_waiting(rig.user, &filter, None, Actor::MACHINE).await.expect("a sweep");
     let mut cancelled = first.messages;
     rig.past(until).await;
     let after = rig.put_all((40..80).map(|to| if to % 2 == 0 { rig.draft(to) } else { scheduled(to) }).collect()).await;
     loop {
-        let (swept, same) = handles[1].cancel_waiting(rig.user, &filter, Some(until)).await.expect("a sweep");
+        let (swept, same) =
+            handles[1].cancel_waiting(rig.user, &filter, Some(until), Actor::MACHINE).await.expect("a sweep");
         assert_eq!(same, until);
         cancelled.extend(swept.messages);
         if !swept.more {
@@ -192,13 +195,16 @@ pub async fn a_pair_code_goes_from_the_owner_to_the_user(world: &dyn World) {
     let store = world.store().await;
     let rig = Rig::new(&store).await;
     let phone = "+15550001234";
-    let refused = store.request_pair_code(rig.user, &rig.name, phone).await.expect("an answer");
+    let refused = store.request_pair_code(rig.user, &rig.name, phone, Actor::MACHINE).await.expect("an answer");
     assert!(matches!(refused, Moved::Refused(_)), "{refused:?}");
-    assert_eq!(store.request_pair_code(rig.user, "nobody", phone).await.expect("an answer"), Moved::Absent);
+    assert_eq!(
+        store.request_pair_code(rig.user, "nobody", phone, Actor::MACHINE).await.expect("an answer"),
+        Moved::Absent
+    );
 
     let unlinked = SessionReport { pairing: Some(Pairing::Unlinked), ..report(SessionStatus::LoggedOut) };
     store.report(rig.worker, rig.session, &unlinked).await.expect("a report");
-    let asked = store.request_pair_code(rig.user, &rig.name, phone).await.expect("an answer");
+    let asked = store.request_pair_code(rig.user, &rig.name, phone, Actor::MACHINE).await.expect("an answer");
     assert!(matches!(&asked, Moved::Done(session) if session.status == SessionStatus::Connecting), "{asked:?}");
     assert_eq!(store.pair_code(rig.session).await.expect("an answer"), None);
     let owned = async || {
@@ -212,9 +218,9 @@ pub async fn a_pair_code_goes_from_the_owner_to_the_user(world: &dyn World) {
     let shown = SessionReport { pair_code: Some(code.clone()), pairing: None, ..report(SessionStatus::WaitingForScan) };
     store.report(rig.worker, rig.session, &shown).await.expect("a report");
     assert_eq!(store.pair_code(rig.session).await.expect("an answer"), Some(code.clone()));
-    store.request_pair_code(rig.user, &rig.name, phone).await.expect("an answer");
+    store.request_pair_code(rig.user, &rig.name, phone, Actor::MACHINE).await.expect("an answer");
     assert_eq!(store.pair_code(rig.session).await.expect("an answer"), Some(code), "the same phone, the same code");
-    store.request_pair_code(rig.user, &rig.name, "+15550009999").await.expect("an answer");
+    store.request_pair_code(rig.user, &rig.name, "+15550009999", Actor::MACHINE).await.expect("an answer");
     assert_eq!(store.pair_code(rig.session).await.expect("an answer"), None, "another phone needs another code");
 
     let paired = SessionReport {

@@ -9,6 +9,7 @@ use super::World;
 use super::rig::{LONG, Rig, bury, eventually, new_user, new_worker, report, take_all, want};
 use crate::ids::{SessionId, WorkerId};
 use crate::link_code::LinkCode;
+use crate::ports::audit::Actor;
 use crate::ports::store::*;
 use crate::session::{BridgeKind, DEFAULT_SESSION, Pace, Session, SessionStatus};
 
@@ -19,7 +20,10 @@ pub async fn takes_are_disjoint(world: &dyn World) {
     let mut wanted = HashSet::new();
     for n in 0..40 {
         let name = format!("s-{n}");
-        handles[0].create_session(user, &name, BridgeKind::Simulator, u32::MAX).await.expect("a session");
+        handles[0]
+            .create_session(user, &name, BridgeKind::Simulator, u32::MAX, Actor::MACHINE)
+            .await
+            .expect("a session");
         wanted.insert(want(&handles[0], user, &name).await);
     }
     let workers = [new_worker(&handles[0]).await, new_worker(&handles[1]).await, new_worker(&handles[2]).await];
@@ -46,14 +50,14 @@ pub async fn a_take_leaves_what_needs_no_owner(world: &dyn World) {
     let store = world.store().await;
     let user = new_user(&store, None).await;
     let make = async |name: &str| {
-        store.create_session(user, name, BridgeKind::Simulator, u32::MAX).await.expect("a session").id
+        store.create_session(user, name, BridgeKind::Simulator, u32::MAX, Actor::MACHINE).await.expect("a session").id
     };
     make("unwanted").await;
     for name in ["a", "b", "c", "marked"] {
         make(name).await;
         want(&store, user, name).await;
     }
-    store.delete_session(user, "marked").await.expect("a deletion");
+    store.delete_session(user, "marked", Actor::MACHINE).await.expect("a deletion");
     let (first, second) = (new_worker(&store).await, new_worker(&store).await);
     assert_eq!(store.take(first, 0).await.expect("a take"), []);
     assert_eq!(names(&store.take(first, 2).await.expect("a take")).len(), 2);
@@ -66,7 +70,10 @@ pub async fn a_renewal_tells_share_and_free(world: &dyn World) {
     let store = world.store().await;
     let user = new_user(&store, None).await;
     for n in 0..7 {
-        store.create_session(user, &format!("s-{n}"), BridgeKind::Simulator, u32::MAX).await.expect("a session");
+        store
+            .create_session(user, &format!("s-{n}"), BridgeKind::Simulator, u32::MAX, Actor::MACHINE)
+            .await
+            .expect("a session");
         want(&store, user, &format!("s-{n}")).await;
     }
     let first = new_worker(&store).await;
@@ -93,7 +100,8 @@ pub async fn a_renewal_tells_what_changed(world: &dyn World) {
         assert_eq!(sessions.len(), 1);
         sessions[0].clone()
     };
-    let command = async |command| drop(store.command(rig.user, &rig.name, command).await.expect("a command"));
+    let command =
+        async |command| drop(store.command(rig.user, &rig.name, command, Actor::MACHINE).await.expect("a command"));
     let expected = OwnedSession {
         id: rig.session,
         user_id: rig.user,
@@ -124,9 +132,10 @@ pub async fn a_renewal_tells_what_changed(world: &dyn World) {
         typing: true,
         warm_up: true,
     };
-    store.set_pace(rig.user, &rig.name, &pace).await.expect("a change");
+    store.set_pace(rig.user, &rig.name, &pace, Actor::MACHINE).await.expect("a change");
     let proxy = Some((vec![1, 2], "socks5://host:1080".to_owned()));
-    let shown = store.set_proxy(rig.user, &rig.name, proxy).await.expect("a change").expect("the session");
+    let shown =
+        store.set_proxy(rig.user, &rig.name, proxy, Actor::MACHINE).await.expect("a change").expect("the session");
     assert_eq!(shown.proxy.as_deref(), Some("socks5://host:1080"));
     command(SessionCommand::Pause).await;
     store.set_active(rig.user, false).await.expect("a change");
@@ -141,7 +150,7 @@ pub async fn a_renewal_tells_what_changed(world: &dyn World) {
     assert_eq!(owned().await.connects, 2, "it was asked for again");
     command(SessionCommand::Logout).await;
     assert!(owned().await.logout, "and so does a logout");
-    store.delete_session(rig.user, &rig.name).await.expect("a deletion");
+    store.delete_session(rig.user, &rig.name, Actor::MACHINE).await.expect("a deletion");
     assert!(owned().await.deleting, "a marked session is still its owner's, who gives it back");
 }
 
@@ -224,7 +233,10 @@ pub async fn a_session_given_back_shows_what_it_is(world: &dyn World) {
             let report = SessionReport { qr, ..report(reported) };
             assert!(store.report(rig.worker, rig.session, &report).await.expect("a report"));
             if !wanted {
-                store.command(rig.user, &rig.name, SessionCommand::Disconnect).await.expect("a command");
+                store
+                    .command(rig.user, &rig.name, SessionCommand::Disconnect, Actor::MACHINE)
+                    .await
+                    .expect("a command");
             }
             store.give_back(rig.worker, &[rig.session]).await.expect("giving back");
             let session = session(&rig).await;
@@ -236,7 +248,7 @@ pub async fn a_session_given_back_shows_what_it_is(world: &dyn World) {
             assert_eq!(session.status, expected, "{reported:?}, wanted: {wanted}");
             assert_eq!((session.qr_code, session.qr_expires_at), (None, None));
             assert_eq!(store.renew(rig.worker, LONG).await.expect("a renewal").sessions, []);
-            store.delete_session(rig.user, &rig.name).await.expect("a deletion");
+            store.delete_session(rig.user, &rig.name, Actor::MACHINE).await.expect("a deletion");
         }
     }
 }
@@ -342,7 +354,7 @@ pub async fn a_logout_without_an_owner_ends_it(world: &dyn World) {
     let store = world.store().await;
     let rig = Rig::new(&store).await;
     store.give_back(rig.worker, &[rig.session]).await.expect("giving back");
-    let session = store.command(rig.user, &rig.name, SessionCommand::Logout).await.expect("a command");
+    let session = store.command(rig.user, &rig.name, SessionCommand::Logout, Actor::MACHINE).await.expect("a command");
     let status = session.expect("the session is there").status;
     assert!(matches!(status, SessionStatus::LoggedOut | SessionStatus::Disconnected), "{status:?}");
     for owned in store.take(rig.worker, 10).await.expect("a take") {

@@ -9,6 +9,7 @@ use super::World;
 use super::rig::{LONG, Rig, from_now, in_doubt, recipient, retry};
 use crate::ids::MessageId;
 use crate::message::{Hold, MessageError, MessageType, NewMessage, Status};
+use crate::ports::audit::Actor;
 use crate::ports::store::*;
 use crate::session::{DEFAULT_SESSION, SessionStatus};
 
@@ -301,7 +302,11 @@ pub async fn a_session_that_may_not_send_isnt_ready(world: &dyn World) {
         assert_eq!(rig.status(id).await, Status::Accepted, "{why}");
     };
     let command = async |command| {
-        store.command(rig.user, DEFAULT_SESSION, command).await.expect("a command").expect("the session is there")
+        store
+            .command(rig.user, DEFAULT_SESSION, command, Actor::MACHINE)
+            .await
+            .expect("a command")
+            .expect("the session is there")
     };
 
     command(SessionCommand::Pause).await;
@@ -327,7 +332,7 @@ pub async fn a_session_that_may_not_send_isnt_ready(world: &dyn World) {
     assert!(pulled.ready);
     assert_eq!(rig.pull_ids().await, [id]);
     let behind = rig.send(2).await;
-    store.delete_session(rig.user, DEFAULT_SESSION).await.expect("a deletion");
+    store.delete_session(rig.user, DEFAULT_SESSION, Actor::MACHINE).await.expect("a deletion");
     let pulled = rig.pull(10).await;
     assert!(!pulled.ready && pulled.messages.is_empty(), "marked for deletion: {pulled:?}");
     assert_eq!(rig.status(behind).await, Status::Accepted);

@@ -7,6 +7,7 @@ use super::World;
 use super::rig::{Rig, SHARD, failed, from_now, keep_all, property};
 use crate::ids::MessageId;
 use crate::message::{NewMessage, Status};
+use crate::ports::audit::Actor;
 use crate::ports::operations::CancelFilter;
 use crate::ports::store::*;
 use crate::time::Time;
@@ -206,7 +207,7 @@ pub async fn a_quota_never_falls_below_nothing(world: &dyn World) {
     assert_eq!(world.numbers("SELECT short FROM quotas").await, [1]);
     let outgoing = rig.pull(1).await.messages.remove(0);
     assert!(matches!(rig.settle(&outgoing, failed()).await, Settled::Done(_)));
-    store.cancel_waiting(rig.user, &CancelFilter::default(), None).await.expect("a sweep");
+    store.cancel_waiting(rig.user, &CancelFilter::default(), None, Actor::MACHINE).await.expect("a sweep");
     assert_eq!(rig.used().await, 0);
     assert_eq!(world.numbers("SELECT short FROM quotas").await, [4]);
     store.retire(&keep_all()).await.expect("a retirement");
@@ -229,7 +230,7 @@ pub async fn one_cancel_of_many_is_done(world: &dyn World) {
     let rig = Rig::new(&handles[0]).await;
     let ids = rig.put_all((0..20).map(|to| rig.draft(to)).collect()).await;
     for (n, id) in ids.into_iter().enumerate() {
-        let cancels = (0..6).map(|n| handles[n % 3].cancel(Scope::User(rig.user), id));
+        let cancels = (0..6).map(|n| handles[n % 3].cancel(Scope::User(rig.user), id, Actor::MACHINE));
         let done = join_all(cancels).await.into_iter().filter(|moved| matches!(moved, Ok(Moved::Done(_)))).count();
         assert_eq!(done, 1);
         assert_eq!(Ok(rig.used().await), i64::try_from(19 - n));

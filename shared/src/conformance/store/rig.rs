@@ -13,6 +13,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::ids::{MessageId, SessionId, UserId, WorkerId, new_whatsapp_id};
 use crate::message::{Content, Hold, Message, MessageError, MessageType, NewMessage, Status};
+use crate::ports::audit::Actor;
 use crate::ports::store::*;
 use crate::recipient::Recipient;
 use crate::session::{BridgeKind, DEFAULT_SESSION, SessionStatus};
@@ -70,7 +71,10 @@ impl Rig {
 
     /// Another session of the same user, owned by the same worker and connected.
     pub(super) async fn another_session(&self, name: &str) -> Self {
-        self.store.create_session(self.user, name, BridgeKind::Simulator, u32::MAX).await.expect("a session");
+        self.store
+            .create_session(self.user, name, BridgeKind::Simulator, u32::MAX, Actor::MACHINE)
+            .await
+            .expect("a session");
         let session = want(&self.store, self.user, name).await;
         take_all(&self.store, self.worker, [session]).await;
         let rig = Self { session, name: name.to_owned(), ..self.clone() };
@@ -205,7 +209,7 @@ impl Rig {
 
     /// Takes a message back.
     pub(super) async fn cancel(&self, id: MessageId) -> Moved<Message> {
-        self.store.cancel(Scope::User(self.user), id).await.expect("a cancel answers")
+        self.store.cancel(Scope::User(self.user), id, Actor::MACHINE).await.expect("a cancel answers")
     }
 
     /// The user's quota.
@@ -277,6 +281,8 @@ pub(super) const fn keep_all() -> Retention {
         unsent: LONG,
         messages: None,
         api_log_lines: i64::MAX,
+        audit: LONG,
+        audit_lines: i64::MAX,
     }
 }
 
@@ -305,7 +311,7 @@ pub(super) fn recipient(number: u32) -> Recipient {
 
 /// A request with its messages at the positions 0, 1, ….
 pub(super) fn request(user: UserId, key: Option<IdempotencyKey>, drafts: Vec<NewMessage>) -> AcceptRequest {
-    AcceptRequest { user, key, items: (0..).zip(drafts).collect() }
+    AcceptRequest { user, key, items: (0..).zip(drafts).collect(), by: Actor::MACHINE }
 }
 
 /// A user of a name of its own.
@@ -316,7 +322,7 @@ pub(super) async fn new_user(store: &Arc<dyn Store>, limit: Option<i64>) -> User
         is_staff: false,
         max_messages_per_day: limit,
     };
-    store.create_user(&user, BridgeKind::Simulator).await.expect("a user").id
+    store.create_user(&user, BridgeKind::Simulator, Actor::MACHINE).await.expect("a user").id
 }
 
 /// A registered worker with a long lease.
@@ -328,7 +334,7 @@ pub(super) async fn new_worker(store: &Arc<dyn Store>) -> WorkerId {
 
 /// Wants a session connected.
 pub(super) async fn want(store: &Arc<dyn Store>, user: UserId, name: &str) -> SessionId {
-    let session = store.command(user, name, SessionCommand::Connect).await.expect("a command");
+    let session = store.command(user, name, SessionCommand::Connect, Actor::MACHINE).await.expect("a command");
     session.expect("the session is there").id
 }
 

@@ -5,6 +5,7 @@ use futures_util::future::join_all;
 use super::World;
 use super::rig::{Rig, new_user, new_worker, report, take_all, want};
 use crate::ids::UserId;
+use crate::ports::audit::Actor;
 use crate::ports::store::*;
 use crate::session::{BridgeKind, DEFAULT_SESSION, Pace, Session, SessionStatus};
 
@@ -12,14 +13,18 @@ use crate::session::{BridgeKind, DEFAULT_SESSION, Pace, Session, SessionStatus};
 pub async fn a_session_name_is_given_once_per_user(world: &dyn World) {
     let handles = [world.store().await, world.store().await];
     let (one, two) = (new_user(&handles[0], None).await, new_user(&handles[0], None).await);
-    let made =
-        join_all((0..8).map(|n| handles[n % 2].create_session(one, "shop", BridgeKind::Simulator, u32::MAX))).await;
+    let made = join_all(
+        (0..8).map(|n| handles[n % 2].create_session(one, "shop", BridgeKind::Simulator, u32::MAX, Actor::MACHINE)),
+    )
+    .await;
     assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1, "{made:?}");
     assert!(made.iter().all(|made| matches!(made, Ok(_) | Err(StoreError::Taken(_)))), "{made:?}");
-    let taken = handles[0].create_session(one, DEFAULT_SESSION, BridgeKind::Simulator, u32::MAX).await;
+    let taken = handles[0].create_session(one, DEFAULT_SESSION, BridgeKind::Simulator, u32::MAX, Actor::MACHINE).await;
     assert!(matches!(taken, Err(StoreError::Taken(_))), "{taken:?}");
-    let other =
-        handles[0].create_session(two, "shop", BridgeKind::Simulator, u32::MAX).await.expect("another user's session");
+    let other = handles[0]
+        .create_session(two, "shop", BridgeKind::Simulator, u32::MAX, Actor::MACHINE)
+        .await
+        .expect("another user's session");
     let mine = session(&handles[0], one, "shop").await.expect("the session is there");
     assert_ne!(mine.id, other.id);
     assert_eq!((mine.user_id, mine.name.as_str(), mine.bridge), (one, "shop", BridgeKind::Simulator));
@@ -36,16 +41,16 @@ pub async fn a_user_has_only_so_many_sessions(world: &dyn World) {
     let names: Vec<String> = (0..30).map(|n| format!("s-{n}")).collect();
     let asked = names.iter().enumerate().map(|(n, name)| {
         let store = &handles[n % 2];
-        async move { store.create_session(one, name, BridgeKind::Simulator, 10).await }
+        async move { store.create_session(one, name, BridgeKind::Simulator, 10, Actor::MACHINE).await }
     });
     let made = join_all(asked).await;
     let full = |made: &Result<Session>| matches!(made, Err(StoreError::Full { what: Bounded::Sessions, limit: 10 }));
     assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 9, "with the one that every user has: {made:?}");
     assert!(made.iter().all(|made| made.is_ok() || full(made)), "{made:?}");
-    handles[0].create_session(two, "s-1", BridgeKind::Simulator, 10).await.expect("another user's");
+    handles[0].create_session(two, "s-1", BridgeKind::Simulator, 10, Actor::MACHINE).await.expect("another user's");
     let name = made.iter().flatten().next().map(|session| session.name.clone()).unwrap_or_default();
-    assert!(handles[0].delete_session(one, &name).await.expect("a deletion"));
-    let again = || handles[1].create_session(one, "again", BridgeKind::Simulator, 10);
+    assert!(handles[0].delete_session(one, &name, Actor::MACHINE).await.expect("a deletion"));
+    let again = || handles[1].create_session(one, "again", BridgeKind::Simulator, 10, Actor::MACHINE);
     assert!(full(&again().await), "it isn't drained yet");
     super::rig::eventually("it is drained", async || {
         let (_, removed) = handles[0].drain_deleted().await.expect("a drain");
@@ -53,7 +58,7 @@ pub async fn a_user_has_only_so_many_sessions(world: &dyn World) {
     })
     .await;
     again().await.expect("there is room");
-    assert!(full(&handles[0].create_session(one, "more", BridgeKind::Simulator, 10).await));
+    assert!(full(&handles[0].create_session(one, "more", BridgeKind::Simulator, 10, Actor::MACHINE).await));
 }
 
 /// A pace is kept as set.
@@ -69,11 +74,11 @@ pub async fn a_pace_is_kept(world: &dyn World) {
         warm_up: true,
     };
     for pace in [full, Pace { burst: None, ..full }, Pace::default()] {
-        let changed = store.set_pace(user, DEFAULT_SESSION, &pace).await.expect("a change");
+        let changed = store.set_pace(user, DEFAULT_SESSION, &pace, Actor::MACHINE).await.expect("a change");
         assert_eq!(changed.map(|session| session.pace), Some(pace));
         assert_eq!(session(&store, user, DEFAULT_SESSION).await.map(|session| session.pace), Some(pace));
     }
-    assert_eq!(store.set_pace(user, "none", &full).await.expect("an answer"), None);
+    assert_eq!(store.set_pace(user, "none", &full, Actor::MACHINE).await.expect("an answer"), None);
 }
 
 /// What a user wants is written down whatever the state, and doing it twice is doing it once. Without an owner it takes
@@ -101,7 +106,7 @@ pub async fn commands_are_idempotent(world: &dyn World) {
         assert_eq!((session.paused, session.status), (paused, SessionStatus::Connecting), "{wanted:?}");
     }
     for wanted in [SessionCommand::Connect, SessionCommand::Disconnect, SessionCommand::Logout, SessionCommand::Pause] {
-        assert_eq!(store.command(user, "none", wanted).await.expect("an answer"), None);
+        assert_eq!(store.command(user, "none", wanted, Actor::MACHINE).await.expect("an answer"), None);
     }
 }
 
@@ -136,21 +141,28 @@ pub async fn a_disconnect_takes_effect_by_the_owner(world: &dyn World) {
 pub async fn a_deleted_session_is_gone(world: &dyn World) {
     let store = world.store().await;
     let user = new_user(&store, None).await;
-    let first = store.create_session(user, "shop", BridgeKind::Simulator, u32::MAX).await.expect("a session");
+    let first =
+        store.create_session(user, "shop", BridgeKind::Simulator, u32::MAX, Actor::MACHINE).await.expect("a session");
     want(&store, user, "shop").await;
     let worker = new_worker(&store).await;
     take_all(&store, worker, [first.id]).await;
     assert!(store.report(worker, first.id, &report(SessionStatus::Connected)).await.expect("a report"));
-    assert!(!store.delete_session(UserId(i64::from(i32::MAX)), "shop").await.expect("an answer"), "nobody else's");
-    assert!(store.delete_session(user, "shop").await.expect("a deletion"));
-    assert!(!store.delete_session(user, "shop").await.expect("an answer"), "once");
-    assert!(!store.delete_session(user, "none").await.expect("an answer"));
+    assert!(
+        !store.delete_session(UserId(i64::from(i32::MAX)), "shop", Actor::MACHINE).await.expect("an answer"),
+        "nobody else's"
+    );
+    assert!(store.delete_session(user, "shop", Actor::MACHINE).await.expect("a deletion"));
+    assert!(!store.delete_session(user, "shop", Actor::MACHINE).await.expect("an answer"), "once");
+    assert!(!store.delete_session(user, "none", Actor::MACHINE).await.expect("an answer"));
     assert_eq!(session(&store, user, "shop").await, None);
-    assert_eq!(store.command(user, "shop", SessionCommand::Connect).await.expect("an answer"), None);
-    assert_eq!(store.set_pace(user, "shop", &Pace::default()).await.expect("an answer"), None);
+    assert_eq!(store.command(user, "shop", SessionCommand::Connect, Actor::MACHINE).await.expect("an answer"), None);
+    assert_eq!(store.set_pace(user, "shop", &Pace::default(), Actor::MACHINE).await.expect("an answer"), None);
     let listed = store.list_sessions(Scope::User(user), None, 10).await.expect("a page");
     assert_eq!(listed.items.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), [DEFAULT_SESSION]);
-    let again = store.create_session(user, "shop", BridgeKind::Simulator, u32::MAX).await.expect("the name is free");
+    let again = store
+        .create_session(user, "shop", BridgeKind::Simulator, u32::MAX, Actor::MACHINE)
+        .await
+        .expect("the name is free");
     assert_ne!(again.id, first.id);
     assert_eq!(session(&store, user, "shop").await.map(|session| session.id), Some(again.id));
 }
@@ -159,9 +171,9 @@ pub async fn a_deleted_session_is_gone(world: &dyn World) {
 pub async fn names_lead_to_ones_own_sessions(world: &dyn World) {
     let store = world.store().await;
     let (one, two) = (new_user(&store, None).await, new_user(&store, None).await);
-    store.create_session(one, "mine", BridgeKind::Simulator, u32::MAX).await.expect("a session");
+    store.create_session(one, "mine", BridgeKind::Simulator, u32::MAX, Actor::MACHINE).await.expect("a session");
     assert_eq!(session(&store, two, "mine").await, None);
-    assert_eq!(store.command(two, "mine", SessionCommand::Pause).await.expect("an answer"), None);
+    assert_eq!(store.command(two, "mine", SessionCommand::Pause, Actor::MACHINE).await.expect("an answer"), None);
     command(&store, two, SessionCommand::Pause).await;
     for name in ["mine", DEFAULT_SESSION] {
         assert!(session(&store, one, name).await.is_some_and(|session| !session.paused));
@@ -173,5 +185,9 @@ async fn session(store: &std::sync::Arc<dyn Store>, user: UserId, name: &str) ->
 }
 
 async fn command(store: &std::sync::Arc<dyn Store>, user: UserId, command: SessionCommand) -> Session {
-    store.command(user, DEFAULT_SESSION, command).await.expect("a command").expect("the session is there")
+    store
+        .command(user, DEFAULT_SESSION, command, Actor::MACHINE)
+        .await
+        .expect("a command")
+        .expect("the session is there")
 }

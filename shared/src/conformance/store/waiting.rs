@@ -4,6 +4,7 @@ use super::World;
 use super::rig::{LONG, Rig, from_now, in_doubt, report, retry};
 use crate::ids::MessageId;
 use crate::message::{BlockedBy, Hold, MessageError, NewMessage, Status};
+use crate::ports::audit::Actor;
 use crate::ports::store::*;
 use crate::session::{DEFAULT_SESSION, SessionStatus};
 
@@ -65,7 +66,11 @@ pub async fn the_first_reason_is_told(world: &dyn World) {
     let behind = rig.send(1).await;
     let fresh = rig.send(2).await;
     let command = async |command| {
-        store.command(rig.user, DEFAULT_SESSION, command).await.expect("a command").expect("the session is there")
+        store
+            .command(rig.user, DEFAULT_SESSION, command, Actor::MACHINE)
+            .await
+            .expect("a command")
+            .expect("the session is there")
     };
     let all = async |reason: BlockedBy| {
         for id in [first, behind, fresh] {
@@ -109,7 +114,8 @@ pub async fn an_ended_message_waits_for_nothing(world: &dyn World) {
         ids.push(rig.send(to).await);
         rig.attempt(end).await;
     }
-    let paused = rig.store.command(rig.user, DEFAULT_SESSION, SessionCommand::Pause).await.expect("a command");
+    let paused =
+        rig.store.command(rig.user, DEFAULT_SESSION, SessionCommand::Pause, Actor::MACHINE).await.expect("a command");
     assert!(paused.is_some_and(|session| session.paused));
     assert!(rig.store.report(rig.worker, rig.session, &report(SessionStatus::Connecting)).await.expect("a report"));
     for id in ids {

@@ -19,8 +19,10 @@ use super::committer::{Committer, Statement};
 use crate::group_commit::{Batches, Pending, survives};
 use crate::ids::{MediaId, MessageId, UserId};
 use crate::message::{NewMessage, Status};
+use crate::ports::audit::AuditEntry;
 use crate::ports::files::FILE_KEPT;
 use crate::ports::store::{AcceptHook, AcceptOutcome, AcceptRequest, AcceptedJob, StoreError};
+use crate::store::audit_json;
 use crate::time::{Time, millis};
 use crate::usage::Quota;
 
@@ -35,6 +37,8 @@ pub(super) struct Item {
     /// The file that it sends, of those that are kept.
     media: Option<MediaId>,
     key: Option<ItemKey>,
+    /// Its line in the audit trail, as JSON.
+    line: Option<String>,
 }
 
 struct ItemKey {
@@ -60,9 +64,9 @@ WITH item AS MATERIALIZED (
     SELECT i.*, u.max_messages_per_day AS lim, u.is_active AS active, s.id AS here
     FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::smallint[], $7::text[], $8::bigint[],
                 $9::bigint[], $10::uuid[], $11::uuid[], $12::text[], $13::text[], $14::text[], $15::integer[],
-                $16::bytea[], $17::uuid[]) WITH ORDINALITY
+                $16::bytea[], $17::uuid[], $19::text[]) WITH ORDINALITY
         AS i (id, u, s, recipient, whatsapp_id, type, content, send_at, expires_at, reply_to, replayed_from, reference,
-              request_id, k, ki, h, media, n)
+              request_id, k, ki, h, media, line, n)
     LEFT JOIN users u ON u.id = i.u
     LEFT JOIN LATERAL (SELECT s.id, s.user_id, s.deleting_at FROM sessions s WHERE s.id = i.s OFFSET 0) s
         ON s.user_id = i.u AND s.deleting_at IS NULL
@@ -123,6 +127,8 @@ WITH item AS MATERIALIZED (
 ), kept AS (
     UPDATE media f SET keep_until = GREATEST(f.keep_until, (SELECT n.until FROM needed n WHERE n.media = f.id))
     WHERE f.id = ANY(ARRAY(SELECT media FROM needed))
+), audited AS (
+    ", insert_audit!("(SELECT CAST(g.line AS json) AS value FROM granted g WHERE g.line IS NOT NULL ORDER BY g.n) g"), "
 ), key_heads AS (
     INSERT INTO idempotency_keys (user_id, key, item, hash, message_id, created_at)
     SELECT DISTINCT ON (g.u, g.k) g.u, g.k, 0, g.h, CASE WHEN g.ki = 0 THEN g.id END, now_ms()
@@ -189,6 +195,7 @@ impl Statement for Accept {
             .bind(column(items, |i| i.key.as_ref().map(|k| k.hash.as_slice())))
             .bind(column(items, |i| i.media.map(|id| id.0)))
             .bind(millis(FILE_KEPT))
+            .bind(column(items, |i| i.line.as_deref()))
             .fetch_all(connection)
             .await?;
         Ok(outcomes(items, &rows))
@@ -282,7 +289,7 @@ async fn commit_batch(
     for pending in batch {
         let (request, answer) = pending.into_parts();
         callers.push((request.items.len(), answer));
-        let AcceptRequest { user, key, items: messages } = request;
+        let AcceptRequest { user, key, items: messages, by } = request;
         items.extend(messages.into_iter().map(|(position, message)| {
             let content = serde_json::to_string(&message.content).unwrap_or_else(|_| "{}".to_owned());
             let key = key.as_ref().map(|key| ItemKey {
@@ -291,7 +298,8 @@ async fn commit_batch(
                 item: if key.batch { i32::try_from(position + 1).unwrap_or(i32::MAX) } else { 0 },
             });
             let media = message.content.media.as_ref().and_then(|media| media.id);
-            Item { user, message, content, media, key }
+            let line = AuditEntry::accepted(by, user, &message).map(|entry| audit_json(&entry).to_string());
+            Item { user, message, content, media, key, line }
         }));
     }
     metrics::histogram!("sanasr_accept_batch_size").record(u32::try_from(items.len()).unwrap_or(u32::MAX));

@@ -77,6 +77,13 @@ macro_rules! skip_locked {
     };
 }
 
+/// The arrays in a parameter that is a JSON array of them, each a row with a `value`.
+macro_rules! json_rows {
+    ($parameter:literal) => {
+        concat!("json_array_elements(CAST(CAST(", $parameter, " AS text) AS json)) AS rows(value)")
+    };
+}
+
 /// A list of uuids as one parameter.
 pub(crate) fn ids(ids: impl Iterator<Item = Uuid>) -> Vec<Uuid> {
     ids.collect()

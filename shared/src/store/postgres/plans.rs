@@ -1,5 +1,5 @@
-//! Plans, for tests: of the statements that are planned once, that they hold whatever is in the tables; of the journal's
-//! lists, that they hold among millions of rows.
+//! Plans, for tests: of the statements that are planned once, that they hold whatever is in the tables; of the lists of the
+//! journal and of the audit trail, that they hold among millions of rows.
 
 use sqlx::{ConnectOptions, Connection};
 
@@ -32,7 +32,7 @@ pub async fn plans(url: &str) -> Result<Vec<(&'static str, Vec<String>)>> {
     Ok(plans)
 }
 
-/// Plans of the journal's lists as a reading connection would have them: each statement's name, with what it is asked, and its
+/// Plans of the lists of the journal and of the audit trail as a reading connection would have them: each statement's name, with what it is asked, and its
 /// plan; for values that are known and for any.
 ///
 /// # Errors
@@ -40,9 +40,11 @@ pub async fn plans(url: &str) -> Result<Vec<(&'static str, Vec<String>)>> {
 pub async fn lists(url: &str) -> Result<Vec<(String, Vec<String>)>> {
     use crate::ids::UserId;
     use crate::ports::store::Scope;
+    use sql::audit;
     use sql::journal::{LOGS_OF_ALL, LOGS_OF_USER, USAGE_OF_ALL, USAGE_OF_USER, events_after_text};
     const ANY: &str = "9223372036854775807, 0, -9223372036854775808";
     let logs = "bigint, bigint, bigint, bigint, text, smallint, text, bigint";
+    let trail = "bigint, bigint, bigint, bigint, text, text, bigint";
     let usage = "bigint, bigint, bigint, bigint, bigint";
     let events = "bigint, bigint, bigint";
     let asked = [
@@ -50,6 +52,10 @@ pub async fn lists(url: &str) -> Result<Vec<(String, Vec<String>)>> {
         ("api_logs_filtered", LOGS_OF_ALL, logs, format!("{ANY}, NULL, 'GET', 418, '/none', 5000")),
         ("api_logs_user", LOGS_OF_USER, logs, format!("{ANY}, 7, NULL, NULL, NULL, 51")),
         ("api_logs_user_filtered", LOGS_OF_USER, logs, format!("{ANY}, 7, 'GET', 418, '/none', 5000")),
+        ("audit", audit::OF_ALL, trail, format!("{ANY}, NULL, NULL, NULL, 51")),
+        ("audit_actor", audit::OF_ACTOR, trail, format!("{ANY}, 2, NULL, 'none', 5000")),
+        ("audit_target", audit::OF_TARGET, trail, format!("{ANY}, 2, 'user/5', 'none', 5000")),
+        ("audit_action", audit::OF_ACTION, trail, format!("{ANY}, NULL, NULL, 'action 7', 51")),
         ("usage", USAGE_OF_ALL, usage, format!("{ANY}, NULL, 51")),
         ("usage_user", USAGE_OF_USER, usage, format!("{ANY}, 7, 51")),
         ("events", events_after_text(Scope::All), events, "0, NULL, 1000".to_owned()),

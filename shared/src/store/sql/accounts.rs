@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 
-use super::{Backend, Connection, dialect, failed, logins, people};
+use super::{Backend, Connection, audit, dialect, failed, logins, people};
 use crate::ids::{ApiKeyId, FamilyId, SessionId, UserId};
 use crate::ports::accounts::Accounts;
+use crate::ports::audit::{Action, Actor, AuditEntry, Target};
 use crate::ports::store::{Moved, Result, StoreError};
 use crate::session::BridgeKind;
 use crate::store::taken;
@@ -13,9 +14,9 @@ use crate::user::{ApiKey, NewUser, User, UserChange, UserFilter};
 
 #[async_trait]
 impl Accounts for Backend {
-    async fn add_user(&self, user: &NewUser, rest: &UserChange, default_bridge: BridgeKind) -> Result<User> {
+    async fn add_user(&self, user: &NewUser, rest: &UserChange, default_bridge: BridgeKind, by: Actor) -> Result<User> {
         let (user, rest) = (user.clone(), rest.clone());
-        change!(self, |c| add(c, &user, &rest, default_bridge))
+        change!(self, |c| add(c, &user, &rest, default_bridge, by))
     }
 
     async fn list_users(&self, filter: &UserFilter, after: Option<UserId>, limit: u32) -> Result<(Vec<User>, bool)> {
@@ -23,13 +24,19 @@ impl Accounts for Backend {
         read!(self, |c| page(c, &filter, after, limit))
     }
 
-    async fn change_user(&self, id: UserId, change: &UserChange, keep: Option<FamilyId>) -> Result<Moved<User>> {
+    async fn change_user(
+        &self,
+        id: UserId,
+        change: &UserChange,
+        keep: Option<FamilyId>,
+        by: Actor,
+    ) -> Result<Moved<User>> {
         let change = change.clone();
-        change!(self, |c| super::accounts::change(c, id, &change, keep))
+        change!(self, |c| super::accounts::change(c, id, &change, keep, by))
     }
 
-    async fn delete_user(&self, id: UserId) -> Result<Moved<Vec<SessionId>>> {
-        change!(self, |c| delete(c, id))
+    async fn delete_user(&self, id: UserId, by: Actor) -> Result<Moved<Vec<SessionId>>> {
+        change!(self, |c| delete(c, id, by))
     }
 
     async fn api_key(&self, id: ApiKeyId) -> Result<Option<ApiKey>> {
@@ -57,8 +64,9 @@ pub(crate) async fn add(
     user: &NewUser,
     rest: &UserChange,
     default_bridge: BridgeKind,
+    by: Actor,
 ) -> Result<User> {
-    let made = people::create_user(conn, user, default_bridge).await?;
+    let made = people::create_user(conn, user, default_bridge, by).await?;
     if *rest == UserChange::default() {
         return Ok(made);
     }
@@ -104,6 +112,7 @@ pub(crate) async fn change(
     id: UserId,
     change: &UserChange,
     keep: Option<FamilyId>,
+    by: Actor,
 ) -> Result<Moved<User>> {
     let resigns = change.is_staff == Some(false) || change.is_active == Some(false);
     if resigns && is_last_admin(conn, id).await? {
@@ -115,7 +124,36 @@ pub(crate) async fn change(
     } else if change.password_hash.is_some() {
         logins::end_all(conn, id, keep).await?;
     }
+    if *change != UserChange::default() {
+        audit::note(conn, changed(id, change, by)).await?;
+    }
     Ok(Moved::Done(user))
+}
+
+/// The audit trail's line of a change: which fields, and the values of those that say what the user may do.
+fn changed(id: UserId, change: &UserChange, by: Actor) -> AuditEntry {
+    let given = [
+        ("username", change.username.is_some()),
+        ("password", change.password_hash.is_some()),
+        ("email", change.email.is_some()),
+        ("first_name", change.first_name.is_some()),
+        ("last_name", change.last_name.is_some()),
+        ("is_staff", change.is_staff.is_some()),
+        ("is_active", change.is_active.is_some()),
+        ("max_messages_per_day", change.max_messages_per_day.is_some()),
+    ];
+    let fields: Vec<&str> = given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
+    let mut entry = AuditEntry::new(by, Action::UserChanged, Some(Target::User(id))).with("changed", fields);
+    if let Some(is_staff) = change.is_staff {
+        entry = entry.with("is_staff", is_staff);
+    }
+    if let Some(is_active) = change.is_active {
+        entry = entry.with("is_active", is_active);
+    }
+    if let Some(limit) = change.max_messages_per_day {
+        entry = entry.with("max_messages_per_day", limit);
+    }
+    entry
 }
 
 /// Whether no active admin would be left without this one. Whoever makes an admin resign locks them all, in one order: so
@@ -158,7 +196,7 @@ async fn write(conn: &mut Connection, id: UserId, change: &UserChange) -> Result
 }
 
 /// Deletes a user but for its books. Within a transaction.
-pub(crate) async fn delete(conn: &mut Connection, id: UserId) -> Result<Moved<Vec<SessionId>>> {
+pub(crate) async fn delete(conn: &mut Connection, id: UserId, by: Actor) -> Result<Moved<Vec<SessionId>>> {
     if is_last_admin(conn, id).await? {
         return Ok(Moved::Refused(Vec::new()));
     }
@@ -198,9 +236,10 @@ pub(crate) async fn delete(conn: &mut Connection, id: UserId) -> Result<Moved<Ve
         " AS now) t WHERE user_id = $1 AND deleting_at IS NULL"
     ))
     .bind(id)
-    .execute(conn)
+    .execute(&mut *conn)
     .await
     .map_err(failed)?;
+    audit::note(conn, AuditEntry::new(by, Action::UserDeleted, Some(Target::User(id)))).await?;
     Ok(Moved::Done(sessions.into_iter().map(|(id,)| id).collect()))
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Backend, Connection, dialect, failed};
+use super::{Backend, Connection, audit, dialect, failed};
 use crate::ids::{MediaId, UserId};
+use crate::ports::audit::{Action, Actor, AuditEntry, Target};
 use crate::ports::files::{Files, NewFile, StoredFile};
 use crate::ports::store::{Bounded, Moved, Result, SWEEP_CHUNK, Scope, StoreError};
 use crate::time::millis;
@@ -19,9 +20,10 @@ impl Files for Backend {
         files: &[NewFile],
         keep: Duration,
         bytes_max: u64,
+        by: Actor,
     ) -> Result<Vec<StoredFile>> {
         let files = files.to_owned();
-        change!(self, |c| add(c, user, &files, millis(keep), bytes_max))
+        change!(self, |c| add(c, user, &files, millis(keep), bytes_max, by))
     }
 
     async fn stored_bytes(&self, user: UserId) -> Result<u64> {
@@ -37,8 +39,8 @@ impl Files for Backend {
         lookup!(self, |c| several(c, user, &ids, millis(at_least)))
     }
 
-    async fn remove_file(&self, scope: Scope, id: MediaId) -> Result<Moved<StoredFile>> {
-        change!(self, |c| remove(c, scope, id))
+    async fn remove_file(&self, scope: Scope, id: MediaId, by: Actor) -> Result<Moved<StoredFile>> {
+        change!(self, |c| remove(c, scope, id, by))
     }
 
     async fn discard_files(&self, ids: &[MediaId]) -> Result<()> {
@@ -69,6 +71,7 @@ pub(crate) async fn add(
     files: &[NewFile],
     keep_ms: i64,
     bytes_max: u64,
+    by: Actor,
 ) -> Result<Vec<StoredFile>> {
     let bytes = files.iter().fold(0_i64, |sum, file| sum.saturating_add(size(file)));
     let taken = sqlx::query(
@@ -102,6 +105,7 @@ pub(crate) async fn add(
         .fetch_one(&mut *conn)
         .await
         .map_err(failed)?;
+        audit::note(conn, AuditEntry::on_behalf(by, user, Action::FileAdded, Target::File(file.id))).await?;
         added.push(row);
     }
     Ok(added)
@@ -163,7 +167,7 @@ const NEEDED: &str = "SELECT EXISTS (SELECT 1 FROM messages m
     WHERE m.media_id = $1 AND m.media_id IS NOT NULL AND (m.open OR m.due_at IS NOT NULL)) AS needed";
 
 /// Marks a file as gone unless a message needs it. Within a transaction: who accepts a message with it locks it, too.
-pub(crate) async fn remove(conn: &mut Connection, scope: Scope, id: MediaId) -> Result<Moved<StoredFile>> {
+pub(crate) async fn remove(conn: &mut Connection, scope: Scope, id: MediaId, by: Actor) -> Result<Moved<StoredFile>> {
     let found: Option<StoredFile> = sqlx::query_as(concat!(
         "SELECT ",
         file_columns!(),
@@ -180,7 +184,12 @@ pub(crate) async fn remove(conn: &mut Connection, scope: Scope, id: MediaId) -> 
     if needed {
         return Ok(Moved::Refused(file));
     }
-    sqlx::query("UPDATE media SET gone = true WHERE id = $1").bind(id).execute(conn).await.map_err(failed)?;
+    let (owner,): (UserId,) = sqlx::query_as("UPDATE media SET gone = true WHERE id = $1 RETURNING user_id")
+        .bind(id)
+        .fetch_one(&mut *conn)
+        .await
+        .map_err(failed)?;
+    audit::note(conn, AuditEntry::on_behalf(by, owner, Action::FileRemoved, Target::File(id))).await?;
     Ok(Moved::Done(file))
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::super::sweeps;
 use super::messages::first_id_at;
 use super::sessions::remove_drained;
-use super::{Backend, Connection, dialect, failed, ownership};
+use super::{Backend, Connection, audit, dialect, failed, ownership};
 use crate::ids::{SessionId, UserId, WorkerId};
 use crate::ports::store::{AcceptedJob, Backlog, Housekeeping, Result, Retention, SWEEP_CHUNK, Swept};
 use crate::time::{Day, Time, millis};
@@ -39,6 +39,8 @@ impl Housekeeping for Backend {
     async fn retire(&self, retention: &Retention) -> Result<bool> {
         let mut more = sweeps::retire(self, retention).await?;
         more |= retire_messages(self, retention).await?;
+        let now = read!(self, |c| now(c))?;
+        more |= audit::retire(self, Time(now.0.saturating_sub(millis(retention.audit))), retention.audit_lines).await?;
         for (user, day, units) in change!(self, |c| take_short(c))? {
             tracing::error!(%user, %day, units, "units of a quota were given back that had not been taken");
         }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Backend, Connection, failed, people};
+use super::{Backend, Connection, audit, failed, people};
 use crate::ids::{FamilyId, UserId};
+use crate::ports::audit::{Action, Actor, AuditEntry, Target};
 use crate::ports::logins::{Attempt, Credentials, Login, Logins, Reserved, Rotation};
 use crate::ports::store::{Result, SWEEP_CHUNK};
 use crate::throttle::{FORGOTTEN_AFTER, FREE_FAILURES, FREE_NAMES, penalty};
@@ -41,9 +42,16 @@ impl Logins for Backend {
         change!(self, |c| end(c, family))
     }
 
-    async fn change_password(&self, user: UserId, verified: &str, hash: &str, keep: Option<FamilyId>) -> Result<bool> {
+    async fn change_password(
+        &self,
+        user: UserId,
+        verified: &str,
+        hash: &str,
+        keep: Option<FamilyId>,
+        by: Actor,
+    ) -> Result<bool> {
         let (verified, hash) = (verified.to_owned(), hash.to_owned());
-        change!(self, |c| change_password(c, user, &verified, &hash, keep))
+        change!(self, |c| change_password(c, user, &verified, &hash, keep, by))
     }
 
     async fn attempt(&self, address: &str, name: &str) -> Result<Attempt> {
@@ -207,6 +215,7 @@ pub(crate) async fn change_password(
     verified: &str,
     hash: &str,
     keep: Option<FamilyId>,
+    by: Actor,
 ) -> Result<bool> {
     let done = sqlx::query(concat!(
         "UPDATE users SET password_hash = $3, updated_at = ",
@@ -223,6 +232,7 @@ pub(crate) async fn change_password(
         return Ok(false);
     }
     end_all(conn, user, keep).await?;
+    audit::note(conn, AuditEntry::new(by, Action::PasswordChanged, Some(Target::User(user)))).await?;
     Ok(true)
 }
 

@@ -7,9 +7,10 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::rows::{MessageRow, corrupt};
-use super::{Backend, Connection, dialect, event, failed};
+use super::{Backend, Connection, audit, dialect, event, failed};
 use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::{Message, Status};
+use crate::ports::audit::{Action, Actor, AuditEntry, Target};
 use crate::ports::store::{
     AcceptOutcome, AcceptRequest, Accepting, Awaiting, Backlog, LIST_SCAN_MAX, MessageFilter, Messages, Moved, Page,
     Result, Scope,
@@ -60,8 +61,8 @@ impl Messages for Backend {
         read!(self, |c| page(c, scope, &filter, after, limit))
     }
 
-    async fn cancel(&self, scope: Scope, id: MessageId) -> Result<Moved<Message>> {
-        change!(self, |c| cancel(c, scope, id))
+    async fn cancel(&self, scope: Scope, id: MessageId, by: Actor) -> Result<Moved<Message>> {
+        change!(self, |c| cancel(c, scope, id, by))
     }
 
     async fn quota(&self, user: UserId) -> Result<Option<Quota>> {
@@ -245,12 +246,13 @@ const CANCEL: &str = concat!(
 );
 
 /// Cancels a message. Within a transaction.
-pub(crate) async fn cancel(conn: &mut Connection, scope: Scope, id: MessageId) -> Result<Moved<Message>> {
+pub(crate) async fn cancel(conn: &mut Connection, scope: Scope, id: MessageId, by: Actor) -> Result<Moved<Message>> {
     let cancelled: Option<(UserId, SessionId, Day)> =
         sqlx::query_as(CANCEL).bind(id).bind(scope.user()).fetch_optional(&mut *conn).await.map_err(failed)?;
     if let Some((user, session, day)) = cancelled {
         refund(conn, user, day).await?;
         event(conn, user, session, Some(id), Status::Cancelled as i16).await?;
+        audit::note(conn, AuditEntry::on_behalf(by, user, Action::MessageCancelled, Target::Message(id))).await?;
     }
     Ok(match message(conn, scope, id).await? {
         Some(message) if cancelled.is_some() => Moved::Done(message),

@@ -15,6 +15,7 @@ macro_rules! user_columns {
 }
 
 pub(crate) mod accounts;
+pub(crate) mod audit;
 pub(crate) mod devices;
 pub(crate) mod files;
 mod housekeeping;

@@ -3,12 +3,13 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::super::sweeps;
+use super::super::{Now, sweeps};
 use super::messages::{blocked_by, select_messages};
 use super::rows::{MessageRow, corrupt};
-use super::{Backend, Connection, failed};
+use super::{Backend, Connection, audit, failed};
 use crate::ids::{MessageId, SessionId, UserId, WorkerId};
 use crate::message::Message;
+use crate::ports::audit::{Action, Actor, AuditEntry, Target};
 use crate::ports::operations::{CancelFilter, Operations, SessionQueue, WorkerState};
 use crate::ports::store::{Page, Result, Scope, Swept};
 use crate::session::SessionStatus;
@@ -32,10 +33,33 @@ impl Operations for Backend {
         read!(self, |c| dead_letter(c, id))
     }
 
-    async fn cancel_waiting(&self, user: UserId, filter: &CancelFilter, until: Option<Time>) -> Result<(Swept, Time)> {
+    async fn cancel_waiting(
+        &self,
+        user: UserId,
+        filter: &CancelFilter,
+        until: Option<Time>,
+        by: Actor,
+    ) -> Result<(Swept, Time)> {
         let filter = filter.clone();
-        change!(self, |c, now| sweeps::cancel_waiting(c, now, user, &filter, until))
+        change!(self, |c, now| cancel_waiting(c, now, user, &filter, until, by))
     }
+}
+
+/// Cancels a chunk of what a user has waiting. Within a transaction.
+async fn cancel_waiting(
+    conn: &mut Connection,
+    now: Now,
+    user: UserId,
+    filter: &CancelFilter,
+    until: Option<Time>,
+    by: Actor,
+) -> Result<(Swept, Time)> {
+    let (swept, until) = sweeps::cancel_waiting(conn, now, user, filter, until).await?;
+    if !swept.messages.is_empty() {
+        let entry = AuditEntry::on_behalf(by, user, Action::MessagesCancelled, Target::User(user));
+        audit::note(conn, entry.map(|entry| entry.with("messages", swept.messages.len()))).await?;
+    }
+    Ok((swept, until))
 }
 
 /// Cuts a page off rows of which one more was asked for than it has.

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 
-use super::{Backend, Connection, failed, logins, sessions};
+use super::{Backend, Connection, audit, failed, logins, sessions};
 use crate::ids::{ApiKeyId, UserId};
+use crate::ports::audit::{Action, Actor, AuditEntry, Target};
 use crate::ports::store::{People, Result, StoreError};
 use crate::session::{BridgeKind, DEFAULT_SESSION};
 use crate::store::taken;
@@ -16,9 +17,9 @@ impl People for Backend {
         lookup!(self, |c| any_user(c))
     }
 
-    async fn create_user(&self, user: &NewUser, default_bridge: BridgeKind) -> Result<User> {
+    async fn create_user(&self, user: &NewUser, default_bridge: BridgeKind, by: Actor) -> Result<User> {
         let user = user.clone();
-        change!(self, |c| create_user(c, &user, default_bridge))
+        change!(self, |c| create_user(c, &user, default_bridge, by))
     }
 
     async fn user(&self, id: UserId) -> Result<Option<User>> {
@@ -30,9 +31,9 @@ impl People for Backend {
         lookup!(self, |c| user_by_name(c, &username))
     }
 
-    async fn set_password(&self, username: &str, password_hash: &str) -> Result<bool> {
+    async fn set_password(&self, username: &str, password_hash: &str, by: Actor) -> Result<bool> {
         let (username, password_hash) = (username.to_owned(), password_hash.to_owned());
-        change!(self, |c| set_password(c, &username, &password_hash))
+        change!(self, |c| set_password(c, &username, &password_hash, by))
     }
 
     async fn set_active(&self, user: UserId, active: bool) -> Result<bool> {
@@ -50,9 +51,10 @@ impl People for Backend {
         lookup: &str,
         hash: &[u8],
         expires_at: Option<Time>,
+        by: Actor,
     ) -> Result<ApiKeyId> {
         let (name, lookup, hash) = (name.to_owned(), lookup.to_owned(), hash.to_owned());
-        change!(self, |c| create_api_key(c, user, &name, &lookup, &hash, expires_at))
+        change!(self, |c| create_api_key(c, user, &name, &lookup, &hash, expires_at, by))
     }
 
     async fn key_owner(&self, lookup: &str) -> Result<Option<KeyOwner>> {
@@ -60,8 +62,8 @@ impl People for Backend {
         lookup!(self, |c| key_owner(c, &lookup))
     }
 
-    async fn revoke_api_key(&self, id: ApiKeyId) -> Result<bool> {
-        change!(self, |c| revoke_api_key(c, id))
+    async fn revoke_api_key(&self, id: ApiKeyId, by: Actor) -> Result<bool> {
+        change!(self, |c| revoke_api_key(c, id, by))
     }
 }
 
@@ -73,7 +75,12 @@ pub(crate) async fn any_user(conn: &mut Connection) -> Result<bool> {
 }
 
 /// Makes a user with its session `default`. Within a transaction.
-pub(crate) async fn create_user(conn: &mut Connection, user: &NewUser, default_bridge: BridgeKind) -> Result<User> {
+pub(crate) async fn create_user(
+    conn: &mut Connection,
+    user: &NewUser,
+    default_bridge: BridgeKind,
+    by: Actor,
+) -> Result<User> {
     let made: User = sqlx::query_as(concat!(
         "INSERT INTO users (username, password_hash, is_staff, max_messages_per_day, created_at, updated_at)
         SELECT $1, $2, $3, $4, t.now, t.now FROM (SELECT ",
@@ -89,6 +96,8 @@ pub(crate) async fn create_user(conn: &mut Connection, user: &NewUser, default_b
     .await
     .map_err(|e| if taken(&e) { StoreError::Taken("username") } else { failed(e) })?;
     sessions::create(conn, made.id, DEFAULT_SESSION, default_bridge).await?;
+    let entry = AuditEntry::new(by, Action::UserCreated, Some(Target::User(made.id))).with("is_staff", made.is_staff);
+    audit::note(conn, entry).await?;
     Ok(made)
 }
 
@@ -111,7 +120,12 @@ pub(crate) async fn user_by_name(conn: &mut Connection, username: &str) -> Resul
 }
 
 /// Sets a user's password and ends its logins. Within a transaction.
-pub(crate) async fn set_password(conn: &mut Connection, username: &str, password_hash: &str) -> Result<bool> {
+pub(crate) async fn set_password(
+    conn: &mut Connection,
+    username: &str,
+    password_hash: &str,
+    by: Actor,
+) -> Result<bool> {
     let user: Option<(UserId,)> = sqlx::query_as(concat!(
         "UPDATE users SET password_hash = $2, updated_at = ",
         now_ms!(),
@@ -124,6 +138,8 @@ pub(crate) async fn set_password(conn: &mut Connection, username: &str, password
     .map_err(failed)?;
     let Some((user,)) = user else { return Ok(false) };
     logins::end_all(conn, user, None).await?;
+    let entry = AuditEntry::new(by, Action::UserChanged, Some(Target::User(user))).with("changed", vec!["password"]);
+    audit::note(conn, entry).await?;
     Ok(true)
 }
 
@@ -168,6 +184,7 @@ pub(crate) async fn create_api_key(
     lookup: &str,
     hash: &[u8],
     expires_at: Option<Time>,
+    by: Actor,
 ) -> Result<ApiKeyId> {
     let (id,): (ApiKeyId,) = sqlx::query_as(concat!(
         "INSERT INTO api_keys (user_id, name, lookup, hash, expires_at, created_at) VALUES ($1, $2, $3, $4, $5, ",
@@ -179,9 +196,11 @@ pub(crate) async fn create_api_key(
     .bind(lookup)
     .bind(hash)
     .bind(expires_at)
-    .fetch_one(conn)
+    .fetch_one(&mut *conn)
     .await
     .map_err(|e| if taken(&e) { StoreError::Taken("key") } else { failed(e) })?;
+    let entry = AuditEntry::new(by, Action::ApiKeyCreated, Some(Target::Key(id))).with("user_id", user.0);
+    audit::note(conn, entry).await?;
     Ok(id)
 }
 
@@ -199,11 +218,15 @@ pub(crate) async fn key_owner(conn: &mut Connection, lookup: &str) -> Result<Opt
 }
 
 /// Revokes a key.
-pub(crate) async fn revoke_api_key(conn: &mut Connection, id: ApiKeyId) -> Result<bool> {
+pub(crate) async fn revoke_api_key(conn: &mut Connection, id: ApiKeyId, by: Actor) -> Result<bool> {
     let done = sqlx::query("UPDATE api_keys SET is_active = false WHERE id = $1")
         .bind(id)
-        .execute(conn)
+        .execute(&mut *conn)
         .await
         .map_err(failed)?;
-    Ok(done.rows_affected() > 0)
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    audit::note(conn, AuditEntry::new(by, Action::ApiKeyRevoked, Some(Target::Key(id)))).await?;
+    Ok(true)
 }

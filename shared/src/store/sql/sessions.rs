@@ -4,8 +4,9 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::rows::SessionRow;
-use super::{Backend, Connection, dialect, event, failed};
+use super::{Backend, Connection, audit, dialect, event, failed};
 use crate::ids::{SessionId, UserId};
+use crate::ports::audit::{Action, Actor, AuditEntry, Target};
 use crate::ports::store::{Bounded, Moved, Page, Result, Scope, SessionCommand, Sessions, StoreError};
 use crate::session::{BridgeKind, Pace, Session, SessionStatus};
 use crate::store::taken;
@@ -13,9 +14,16 @@ use crate::time::{DAY_MS, Time};
 
 #[async_trait]
 impl Sessions for Backend {
-    async fn create_session(&self, user: UserId, name: &str, bridge: BridgeKind, max: u32) -> Result<Session> {
+    async fn create_session(
+        &self,
+        user: UserId,
+        name: &str,
+        bridge: BridgeKind,
+        max: u32,
+        by: Actor,
+    ) -> Result<Session> {
         let name = name.to_owned();
-        change!(self, |c| create_one_of(c, user, &name, bridge, max))
+        change!(self, |c| create_one_of(c, user, &name, bridge, max, by))
     }
 
     async fn session(&self, user: UserId, name: &str) -> Result<Option<Session>> {
@@ -31,33 +39,39 @@ impl Sessions for Backend {
         read!(self, |c| page(c, scope, after, limit))
     }
 
-    async fn set_pace(&self, user: UserId, name: &str, pace: &Pace) -> Result<Option<Session>> {
+    async fn set_pace(&self, user: UserId, name: &str, pace: &Pace, by: Actor) -> Result<Option<Session>> {
         let (name, pace) = (name.to_owned(), *pace);
-        change!(self, |c| set_pace(c, user, &name, &pace))
+        change!(self, |c| set_pace(c, user, &name, &pace, by))
     }
 
-    async fn set_proxy(&self, user: UserId, name: &str, proxy: Option<(Vec<u8>, String)>) -> Result<Option<Session>> {
+    async fn set_proxy(
+        &self,
+        user: UserId,
+        name: &str,
+        proxy: Option<(Vec<u8>, String)>,
+        by: Actor,
+    ) -> Result<Option<Session>> {
         let name = name.to_owned();
-        change!(self, |c| set_proxy(c, user, &name, proxy))
+        change!(self, |c| set_proxy(c, user, &name, proxy, by))
     }
 
-    async fn command(&self, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>> {
+    async fn command(&self, user: UserId, name: &str, command: SessionCommand, by: Actor) -> Result<Option<Session>> {
         let name = name.to_owned();
-        change!(self, |c| super::sessions::command(c, user, &name, command))
+        change!(self, |c| super::sessions::command(c, user, &name, command, by))
     }
 
-    async fn request_pair_code(&self, user: UserId, name: &str, phone: &str) -> Result<Moved<Session>> {
+    async fn request_pair_code(&self, user: UserId, name: &str, phone: &str, by: Actor) -> Result<Moved<Session>> {
         let (name, phone) = (name.to_owned(), phone.to_owned());
-        change!(self, |c| request_pair_code(c, user, &name, &phone))
+        change!(self, |c| request_pair_code(c, user, &name, &phone, by))
     }
 
     async fn pair_code(&self, session: SessionId) -> Result<Option<(String, Time)>> {
         read!(self, |c| pair_code(c, session))
     }
 
-    async fn delete_session(&self, user: UserId, name: &str) -> Result<bool> {
+    async fn delete_session(&self, user: UserId, name: &str, by: Actor) -> Result<bool> {
         let name = name.to_owned();
-        change!(self, |c| delete(c, user, &name))
+        change!(self, |c| delete(c, user, &name, by))
     }
 }
 
@@ -82,6 +96,7 @@ pub(crate) async fn create_one_of(
     name: &str,
     bridge: BridgeKind,
     max: u32,
+    by: Actor,
 ) -> Result<Session> {
     sqlx::query(concat!("SELECT id FROM users WHERE id = $1", for_update!()))
         .bind(user)
@@ -97,7 +112,14 @@ pub(crate) async fn create_one_of(
     if count >= i64::from(max) {
         return Err(StoreError::Full { what: Bounded::Sessions, limit: u64::from(max) });
     }
-    create(conn, user, name, bridge).await
+    let session = create(conn, user, name, bridge).await?;
+    audit::note(conn, on_behalf(by, &session, Action::SessionCreated)).await?;
+    Ok(session)
+}
+
+/// The audit trail's line of what an admin does with another user's session.
+fn on_behalf(by: Actor, session: &Session, action: Action) -> Option<AuditEntry> {
+    AuditEntry::on_behalf(by, session.user_id, action, Target::Session(session.id))
 }
 
 /// Makes a session.
@@ -213,7 +235,13 @@ pub(crate) async fn page(
 }
 
 /// Sets a session's pace.
-pub(crate) async fn set_pace(conn: &mut Connection, user: UserId, name: &str, pace: &Pace) -> Result<Option<Session>> {
+pub(crate) async fn set_pace(
+    conn: &mut Connection,
+    user: UserId,
+    name: &str,
+    pace: &Pace,
+    by: Actor,
+) -> Result<Option<Session>> {
     let row: Option<SessionRow> = sqlx::query_as(concat!(
         "UPDATE sessions SET per_minute = $3, burst = $4, jitter_ms = $5, first_contacts_per_minute = $6, typing = $7,
             warm_up = $8, updated_at = ",
@@ -229,10 +257,15 @@ pub(crate) async fn set_pace(conn: &mut Connection, user: UserId, name: &str, pa
     .bind(pace.first_contacts_per_minute.map(i64::from))
     .bind(pace.typing)
     .bind(pace.warm_up)
-    .fetch_optional(conn)
+    .fetch_optional(&mut *conn)
     .await
     .map_err(failed)?;
-    row.map(Session::try_from).transpose()
+    let session = row.map(Session::try_from).transpose()?;
+    if let Some(session) = &session {
+        let entry = on_behalf(by, session, Action::SessionChanged);
+        audit::note(conn, entry.map(|entry| entry.with("changed", vec!["pace"]))).await?;
+    }
+    Ok(session)
 }
 
 /// Sets a session's proxy: encrypted, and as it is shown.
@@ -241,7 +274,9 @@ pub(crate) async fn set_proxy(
     user: UserId,
     name: &str,
     proxy: Option<(Vec<u8>, String)>,
+    by: Actor,
 ) -> Result<Option<Session>> {
+    let set = proxy.is_some();
     let (sealed, shown) = proxy.unzip();
     let row: Option<SessionRow> = sqlx::query_as(concat!(
         "UPDATE sessions SET proxy = $3, proxy_shown = $4, updated_at = ",
@@ -253,10 +288,15 @@ pub(crate) async fn set_proxy(
     .bind(name)
     .bind(sealed)
     .bind(shown)
-    .fetch_optional(conn)
+    .fetch_optional(&mut *conn)
     .await
     .map_err(failed)?;
-    row.map(Session::try_from).transpose()
+    let session = row.map(Session::try_from).transpose()?;
+    if let Some(session) = &session {
+        let entry = AuditEntry::new(by, Action::ProxyChanged, Some(Target::Session(session.id)));
+        audit::note(conn, entry.with("user_id", user.0).with("set", set)).await?;
+    }
+    Ok(session)
 }
 
 /// What a command may change.
@@ -302,7 +342,17 @@ pub(crate) async fn command(
     user: UserId,
     name: &str,
     command: SessionCommand,
+    by: Actor,
 ) -> Result<Option<Session>> {
+    let session = obey(conn, user, name, command).await?;
+    if let Some(session) = &session {
+        let entry = on_behalf(by, session, Action::SessionCommanded);
+        audit::note(conn, entry.map(|entry| entry.with("command", command.as_str()))).await?;
+    }
+    Ok(session)
+}
+
+async fn obey(conn: &mut Connection, user: UserId, name: &str, command: SessionCommand) -> Result<Option<Session>> {
     #[derive(sqlx::FromRow)]
     struct Row {
         id: SessionId,
@@ -364,8 +414,9 @@ pub(crate) async fn request_pair_code(
     user: UserId,
     name: &str,
     phone: &str,
+    by: Actor,
 ) -> Result<Moved<Session>> {
-    let Some(session) = command(conn, user, name, SessionCommand::Connect).await? else { return Ok(Moved::Absent) };
+    let Some(session) = obey(conn, user, name, SessionCommand::Connect).await? else { return Ok(Moved::Absent) };
     // The same phone again is answered with the code that waits, if one does.
     let done = sqlx::query(concat!(
         "UPDATE sessions SET pair_phone = $2, pair_code = CASE WHEN pair_phone = $2 THEN pair_code END, updated_at = ",
@@ -377,6 +428,9 @@ pub(crate) async fn request_pair_code(
     .execute(&mut *conn)
     .await
     .map_err(failed)?;
+    let command = if done.rows_affected() > 0 { "pair_code" } else { SessionCommand::Connect.as_str() };
+    let entry = on_behalf(by, &session, Action::SessionCommanded);
+    audit::note(conn, entry.map(|entry| entry.with("command", command))).await?;
     Ok(if done.rows_affected() > 0 { Moved::Done(session) } else { Moved::Refused(session) })
 }
 
@@ -394,19 +448,21 @@ pub(crate) async fn pair_code(conn: &mut Connection, session: SessionId) -> Resu
 }
 
 /// Marks a session for deletion.
-pub(crate) async fn delete(conn: &mut Connection, user: UserId, name: &str) -> Result<bool> {
-    let done = sqlx::query(concat!(
+pub(crate) async fn delete(conn: &mut Connection, user: UserId, name: &str, by: Actor) -> Result<bool> {
+    let deleted: Option<(SessionId,)> = sqlx::query_as(concat!(
         "UPDATE sessions SET deleting_at = t.now, updated_at = t.now, wanted = false
         FROM (SELECT ",
         now_ms!(),
-        " AS now) t WHERE user_id = $1 AND name = $2 AND deleting_at IS NULL"
+        " AS now) t WHERE user_id = $1 AND name = $2 AND deleting_at IS NULL RETURNING id"
     ))
     .bind(user)
     .bind(name)
-    .execute(conn)
+    .fetch_optional(&mut *conn)
     .await
     .map_err(failed)?;
-    Ok(done.rows_affected() > 0)
+    let Some((id,)) = deleted else { return Ok(false) };
+    audit::note(conn, AuditEntry::on_behalf(by, user, Action::SessionDeleted, Target::Session(id))).await?;
+    Ok(true)
 }
 
 /// Removes sessions that were drained at least a day before `bound` and of which no message is left below `first_id`, the

@@ -10,8 +10,10 @@ use super::script::{Answers, Script};
 use super::transaction::Unit;
 use crate::ids::{MediaId, MessageId, SessionId, UserId};
 use crate::message::{NewMessage, Status};
+use crate::ports::audit::AuditEntry;
 use crate::ports::files::FILE_KEPT;
 use crate::ports::store::{AcceptOutcome, AcceptRequest, AcceptedJob, IdempotencyKey, Result, StoreError};
+use crate::store::audit_json;
 use crate::time::{Day, Time};
 use crate::usage::Quota;
 
@@ -65,6 +67,7 @@ impl Unit for Item<'_> {
             script = insert_messages(script, now, &granted)?;
             script = keep_files(script, now, &granted)?;
             script = insert_keys(script, now, &granted, &keys)?;
+            script = insert_lines(script, &granted)?;
         }
         let answers = items.iter().zip(decided).map(|(item, decision)| {
             let new = matches!(decision, Decision::Accept);
@@ -373,4 +376,17 @@ fn insert_keys(script: Script, now: Time, items: &[Item<'_>], keys: &Keys) -> Re
         return Ok(script);
     }
     Ok(script.then(INSERT_KEYS).bind(json(&rows)?).bind(now))
+}
+
+/// The lines that accepted items have in the audit trail.
+fn insert_lines(script: Script, items: &[Item<'_>]) -> Result<Script> {
+    let entry = |item: &Item<'_>| AuditEntry::accepted(item.request.by, item.request.user, item.message);
+    let lines: Vec<_> = items.iter().filter_map(entry).map(|entry| audit_json(&entry)).collect();
+    if lines.is_empty() {
+        return Ok(script);
+    }
+    Ok(script
+        .then(insert_audit!("json_each($1)"))
+        .bind(json(&lines)?)
+        .expect_rows("lines of the audit trail", lines.len()))
 }

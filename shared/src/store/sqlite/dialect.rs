@@ -33,6 +33,13 @@ macro_rules! among {
     };
 }
 
+/// The arrays in a parameter that is a JSON array of them, each a row with a `value`.
+macro_rules! json_rows {
+    ($parameter:literal) => {
+        concat!("json_each(", $parameter, ")")
+    };
+}
+
 /// One of the numbers in a parameter made by `numbers`.
 macro_rules! among_numbers {
     ($parameter:literal) => {

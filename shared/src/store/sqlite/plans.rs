@@ -1,4 +1,4 @@
-//! Plans, for tests: of the journal's lists, that they hold among millions of rows.
+//! Plans, for tests: of the lists of the journal and of the audit trail, that they hold among millions of rows.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use sqlx::{ConnectOptions, Connection};
 use sqlx_sqlite::SqliteConnectOptions;
 
 use super::logs;
-use super::sql::failed;
 use super::sql::journal::{LOGS_OF_ALL, LOGS_OF_USER, USAGE_OF_ALL, USAGE_OF_USER, events_after_text};
+use super::sql::{audit, failed};
 use crate::ids::UserId;
 use crate::ports::store::{Result, Scope};
 
@@ -21,6 +21,10 @@ pub async fn lists(path: &Path) -> Result<Vec<(&'static str, Vec<String>)>> {
     for (name, file, sql) in [
         ("api_logs", log.as_path(), LOGS_OF_ALL),
         ("api_logs_user", log.as_path(), LOGS_OF_USER),
+        ("audit", path, audit::OF_ALL),
+        ("audit_actor", path, audit::OF_ACTOR),
+        ("audit_target", path, audit::OF_TARGET),
+        ("audit_action", path, audit::OF_ACTION),
         ("usage", path, USAGE_OF_ALL),
         ("usage_user", path, USAGE_OF_USER),
         ("events", path, events_after_text(Scope::All)),

@@ -10,6 +10,7 @@ use sqlx::{ConnectOptions, Connection, Row};
 use super::*;
 use crate::ids::{MessageId, SessionId, UserId, WorkerId, new_whatsapp_id};
 use crate::message::{BlockedBy, Content, Hold, MAX_CRASHES, Message, MessageError, MessageType, NewMessage, Status};
+use crate::ports::audit::Actor;
 use crate::ports::store::{
     AcceptOutcome, AcceptRequest, AcceptedJob, IdempotencyKey, MessageFilter, Moved, Outcome, PullRequest, Pulled,
     Receipt, ReceiptBatch, Retention, Scope, SessionCommand, SessionReport, Settled, Settlement,
@@ -50,10 +51,10 @@ impl Bench {
             is_staff: false,
             max_messages_per_day: limit,
         };
-        let user = store.create_user(&new, BridgeKind::Simulator).await.expect("a user").id;
+        let user = store.create_user(&new, BridgeKind::Simulator, Actor::MACHINE).await.expect("a user").id;
         let worker = WorkerId::generate();
         store.register(worker, LEASE).await.expect("registered");
-        store.command(user, DEFAULT_SESSION, SessionCommand::Connect).await.expect("a command");
+        store.command(user, DEFAULT_SESSION, SessionCommand::Connect, Actor::MACHINE).await.expect("a command");
         let session = store.take(worker, 10).await.expect("sessions")[0].id;
         let bench = Self { dir, store, jobs, user, session, worker };
         bench.connect().await;
@@ -87,7 +88,7 @@ impl Bench {
 
     async fn accept(&self, messages: Vec<NewMessage>, key: Option<IdempotencyKey>) -> Vec<AcceptOutcome> {
         let items = (0..).zip(messages).collect();
-        self.store.accept(AcceptRequest { user: self.user, key, items }).await.expect("outcomes")
+        self.store.accept(AcceptRequest { user: self.user, key, items, by: Actor::MACHINE }).await.expect("outcomes")
     }
 
     async fn accepted(&self, to: &str) -> NewMessage {
@@ -182,7 +183,7 @@ async fn a_message_goes_its_way_to_read() {
     assert_eq!(pulled.messages[0].content, Ok(message.content.clone()));
     assert_eq!((pulled.next_seq, pulled.first_seq), (None, Some(pulled.messages[0].seq)));
     assert_eq!(bench.show(message.id).await.status, Status::Sending);
-    assert!(matches!(bench.store.cancel(Scope::All, message.id).await, Ok(Moved::Refused(_))));
+    assert!(matches!(bench.store.cancel(Scope::All, message.id, Actor::MACHINE).await, Ok(Moved::Refused(_))));
 
     assert_eq!(bench.settle(message.id, 1, Outcome::Sent).await, Settled::Done(Status::Sent));
     assert_eq!(bench.settle(message.id, 1, Outcome::Sent).await, Settled::Refused);
@@ -204,7 +205,11 @@ async fn a_message_goes_its_way_to_read() {
     assert_eq!((usage.messages_accepted, usage.messages_sent, usage.messages_failed), (2, 2, 0));
     bench.store.close().await;
     assert!(
-        bench.store.accept(AcceptRequest { user: bench.user, key: None, items: vec![(0, message)] }).await.is_err()
+        bench
+            .store
+            .accept(AcceptRequest { user: bench.user, key: None, items: vec![(0, message)], by: Actor::MACHINE })
+            .await
+            .is_err()
     );
 }
 
@@ -225,7 +230,7 @@ async fn quota_and_keys_are_exact() {
     let (hash, kept) = bench.store.replay(bench.user, "k").await.expect("an answer").expect("a key");
     assert_eq!((hash, kept.len(), kept[0].0), (vec![1; 32], 3, 1));
 
-    assert!(matches!(bench.store.cancel(Scope::User(bench.user), kept[0].1).await, Ok(Moved::Done(_))));
+    assert!(matches!(bench.store.cancel(Scope::User(bench.user), kept[0].1, Actor::MACHINE).await, Ok(Moved::Done(_))));
     assert_eq!(bench.used().await, 2);
     // What was accepted under the same id counts as accepted, and takes nothing.
     let message = bench.message("+15551230001");
@@ -276,8 +281,8 @@ async fn a_part_that_fails_leaves_the_others() {
         bench.accept(vec![poison.clone()], None),
         bench.accept(vec![good[1].clone()], None),
         bench.accept(vec![good[2].clone()], None),
-        bench.store.create_user(&taken, BridgeKind::Simulator),
-        bench.store.create_user(&free, BridgeKind::Simulator),
+        bench.store.create_user(&taken, BridgeKind::Simulator, Actor::MACHINE),
+        bench.store.create_user(&free, BridgeKind::Simulator, Actor::MACHINE),
         bench.pull(9),
     );
     assert_eq!(settled, Settled::Done(Status::Sent));
@@ -290,7 +295,7 @@ async fn a_part_that_fails_leaves_the_others() {
     assert_eq!((bench.used().await, bench.usage().await.messages_sent), (4, 1));
 
     // Alone, and as the first part of several.
-    assert!(bench.store.create_user(&taken, BridgeKind::Simulator).await.is_err());
+    assert!(bench.store.create_user(&taken, BridgeKind::Simulator, Actor::MACHINE).await.is_err());
     assert_eq!(bench.settle(good[0].id, 1, Outcome::Released).await, Settled::Done(Status::Accepted));
     let (bad, pulled) = tokio::join!(bench.accept(vec![poison], None), bench.pull(9));
     assert!(matches!(bad[..], [AcceptOutcome::Invalid(_)]), "{bad:?}");
@@ -397,7 +402,7 @@ async fn sweeps_promote_expire_count_and_drain() {
     assert_eq!((bench.show(later.id).await.status, bench.used().await), (Status::Expired, 2));
 
     let queued = bench.accepted("+15551230001").await;
-    assert!(bench.store.delete_session(bench.user, DEFAULT_SESSION).await.expect("deleted"));
+    assert!(bench.store.delete_session(bench.user, DEFAULT_SESSION, Actor::MACHINE).await.expect("deleted"));
     assert_eq!(bench.accept(vec![bench.message("+15551230001")], None).await, [AcceptOutcome::SessionGone]);
     bench.store.give_back(bench.worker, &[bench.session]).await.expect("given back");
     assert!(bench.store.drain_deleted().await.expect("drained").1.is_empty(), "the grace isn't over");
@@ -416,6 +421,8 @@ async fn sweeps_promote_expire_count_and_drain() {
         unsent: none,
         messages: Some(none),
         api_log_lines: 0,
+        audit: none,
+        audit_lines: 0,
     };
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert!(!bench.store.retire(&all).await.expect("retired"));
