@@ -1,5 +1,7 @@
 //! `POST /messages/cancel`: takes back all that waits and matches, and can't have been sent.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use sanasr_shared::ports::operations::CancelFilter;
 use sanasr_shared::ports::signals::Signal;
@@ -41,6 +43,9 @@ pub(crate) struct Cancelled {
     cancelled: u64,
 }
 
+/// Before it looks again at what another request is just changing.
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
+
 /// Cancel all that waits
 ///
 /// Takes back all messages that match, were accepted before, and can't have been sent yet, and gives their units of the quota
@@ -69,7 +74,11 @@ pub(crate) async fn cancel_all(
         let (swept, now) = app.store.cancel_waiting(user, &filter, began).await?;
         began.get_or_insert(now);
         cancelled += swept.messages.len() as u64;
-        if !swept.messages.is_empty() {
+        if swept.messages.is_empty() {
+            if swept.more {
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
+        } else {
             app.signals.publish(Signal::Messages(swept.messages));
         }
         if !swept.more {
