@@ -9,6 +9,7 @@ use sanasr_shared::ids::{MessageId, SessionId, UserId, WorkerId, new_whatsapp_id
 use sanasr_shared::message::{Content, MessageType, NewMessage};
 use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::journal::{ApiLogFilter, Newest, UsageFilter};
+use sanasr_shared::ports::operations::CancelFilter;
 use sanasr_shared::ports::store::{AcceptHook, AcceptRequest, AcceptedJob, PullRequest, Scope, Store};
 use sanasr_shared::recipient::Recipient;
 use sanasr_shared::session::BridgeKind;
@@ -426,4 +427,37 @@ async fn a_sessions_scheduled_messages_are_found_by_themselves() {
         world.alter(statement).await;
     }
     check("with 100,000 scheduled").await;
+}
+
+/// A cancel of all that waits doesn't end while another has a message of it locked, and takes that message if the other is lost.
+#[tokio::test]
+async fn a_cancel_of_many_doesnt_end_without_what_another_has_locked() {
+    let world = postgres_world().await;
+    let store = world.store().await;
+    let user = NewUser {
+        username: "user".to_owned(),
+        password_hash: "$argon2id$none".to_owned(),
+        is_staff: false,
+        max_messages_per_day: None,
+    };
+    let user = store.create_user(&user, BridgeKind::Simulator, Actor::MACHINE).await.expect("a user").id;
+    let session = store.session(user, "default").await.expect("a read").expect("a session").id;
+    let items = (0..3).map(|n| (n, large_message(session, n))).collect();
+    store.accept(AcceptRequest { user, key: None, items, by: Actor::MACHINE }).await.expect("an answer");
+
+    let mut connection = world.connect().await;
+    let mut other = connection.begin().await.expect("a transaction");
+    let lock = "SELECT id FROM messages ORDER BY id LIMIT 1 FOR UPDATE";
+    sqlx::query(lock).fetch_all(&mut *other).await.expect("a lock");
+    let (filter, mut until) = (CancelFilter::default(), None);
+    let mut sweep = async || {
+        let (swept, began) = store.cancel_waiting(user, &filter, until, Actor::MACHINE).await.expect("a sweep");
+        until = Some(began);
+        (swept.messages.len(), swept.more)
+    };
+    assert_eq!(sweep().await, (2, true));
+    assert_eq!(sweep().await, (0, true), "one is left");
+    other.rollback().await.expect("the other is lost");
+    assert_eq!(sweep().await, (1, true));
+    assert_eq!(sweep().await, (0, false));
 }

@@ -1,6 +1,8 @@
 //! What must hold while something breaks: processes and services are killed, wiped, frozen and woken under load.
 
 mod apis;
+mod clients;
+mod crowd;
 mod doubt;
 mod held;
 mod load;

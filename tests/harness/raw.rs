@@ -38,6 +38,23 @@ impl Raw {
         Self { stream: TcpStream::connect(address).await.expect("a connection"), read: Vec::new() }
     }
 
+    /// The same, if anybody listens there: a process that was killed is followed by another one elsewhere.
+    pub(crate) async fn try_to(origin: &str) -> Option<Self> {
+        let address = origin.strip_prefix("http://").expect("an origin");
+        Some(Self { stream: TcpStream::connect(address).await.ok()?, read: Vec::new() })
+    }
+
+    /// Says that nothing more will be sent, and goes on listening.
+    pub(crate) async fn half_close(&mut self) {
+        let _ = self.stream.shutdown().await; // the server may be gone
+    }
+
+    /// Takes so many bytes of what comes, or all if it ends before.
+    pub(crate) async fn take(&mut self, bytes: usize, limit: Duration) {
+        let taking = async { while self.read.len() < bytes && self.more().await.is_some() {} };
+        timeout(limit, taking).await.unwrap_or_else(|_| panic!("no {bytes} bytes within {limit:?}"));
+    }
+
     /// Sends these bytes; whether they could be.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).await.is_ok()

@@ -129,7 +129,7 @@ impl Life {
                 Err(error) => {
                     refusals += 1;
                     if refusals == REFUSALS_MAX {
-                        tracing::error!(%error, refusals, "{what} can't be written; given up");
+                        tracing::warn!(%error, refusals, "{what} can't be written; given up");
                         metrics::counter!("sanasr_writes_refused_total", "what" => what.to_owned()).increment(1);
                         return Err(Unwritten::Refused(error));
                     }

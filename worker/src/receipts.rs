@@ -15,7 +15,8 @@ use crate::slot::Slot;
 const BATCH_MAX: usize = 1_000;
 /// Parts of a batch that the database may refuse until the rest is given up, too: some fifty tries of a second.
 const REFUSED_MAX: usize = 50;
-/// Receipts that wait, at most; past it the bridge isn't listened to.
+/// Receipts that wait, at most; past it the bridge isn't listened to. An arrival counts as one at least: those that bring no receipt of
+/// ours take room, too.
 const WAITING_MAX: usize = 10_000;
 /// Characters of a WhatsApp id, at most. What is longer or not plain ASCII is no id of ours.
 const ID_MAX: usize = 128;
@@ -24,29 +25,30 @@ const ID_MAX: usize = 128;
 pub(crate) struct Receipts {
     life: Arc<Life>,
     session: SessionId,
-    waiting: VecDeque<Arrived>,
-    count: usize,
+    waiting: Waiting,
     writing: Slot<Vec<oneshot::Sender<()>>>,
+}
+
+/// Arrivals that aren't being written yet.
+struct Waiting {
+    arrivals: VecDeque<Arrived>,
+    weight: usize,
 }
 
 impl Receipts {
     pub(crate) const fn new(life: Arc<Life>, session: SessionId) -> Self {
-        Self { life, session, waiting: VecDeque::new(), count: 0, writing: Slot::empty() }
+        Self { life, session, waiting: Waiting::new(), writing: Slot::empty() }
     }
 
     /// Takes what a bridge has brought, and writes it as soon as the store has time.
-    pub(crate) fn add(&mut self, mut arrived: Arrived) {
-        arrived
-            .receipts
-            .retain(|r| r.whatsapp_id.len() <= ID_MAX && r.whatsapp_id.bytes().all(|b| b.is_ascii_graphic()));
-        self.count += arrived.receipts.len();
-        self.waiting.push_back(arrived);
+    pub(crate) fn add(&mut self, arrived: Arrived) {
+        self.waiting.add(arrived);
         self.write();
     }
 
     /// Whether more may be taken.
     pub(crate) const fn has_room(&self) -> bool {
-        self.count < WAITING_MAX
+        self.waiting.has_room()
     }
 
     /// Whether all that came is written.
@@ -66,15 +68,7 @@ impl Receipts {
         if !self.writing.is_free() || self.waiting.is_empty() {
             return;
         }
-        let (mut receipts, mut takers) = (Vec::new(), Vec::new());
-        while let Some(next) = self.waiting.front()
-            && (receipts.is_empty() || receipts.len() + next.receipts.len() <= BATCH_MAX)
-            && let Some(next) = self.waiting.pop_front()
-        {
-            receipts.extend(next.receipts);
-            takers.extend(next.taken);
-        }
-        self.count -= receipts.len();
+        let (receipts, takers) = self.waiting.take();
         let (life, session) = (Arc::clone(&self.life), self.session);
         self.writing.put(async move {
             match write(&life, session, receipts).await {
@@ -83,6 +77,46 @@ impl Receipts {
             }
         });
     }
+}
+
+impl Waiting {
+    const fn new() -> Self {
+        Self { arrivals: VecDeque::new(), weight: 0 }
+    }
+
+    fn add(&mut self, mut arrived: Arrived) {
+        arrived
+            .receipts
+            .retain(|r| r.whatsapp_id.len() <= ID_MAX && r.whatsapp_id.bytes().all(|b| b.is_ascii_graphic()));
+        self.weight += weight(&arrived);
+        self.arrivals.push_back(arrived);
+    }
+
+    const fn has_room(&self) -> bool {
+        self.weight < WAITING_MAX
+    }
+
+    fn is_empty(&self) -> bool {
+        self.arrivals.is_empty()
+    }
+
+    /// What goes with the next write, and who is told when it is written.
+    fn take(&mut self) -> (Vec<Receipt>, Vec<oneshot::Sender<()>>) {
+        let (mut receipts, mut takers) = (Vec::new(), Vec::new());
+        while let Some(next) = self.arrivals.front()
+            && (receipts.is_empty() || receipts.len() + next.receipts.len() <= BATCH_MAX)
+            && let Some(next) = self.arrivals.pop_front()
+        {
+            self.weight -= weight(&next);
+            receipts.extend(next.receipts);
+            takers.extend(next.taken);
+        }
+        (receipts, takers)
+    }
+}
+
+fn weight(arrived: &Arrived) -> usize {
+    arrived.receipts.len().max(1)
 }
 
 /// The life is over.
@@ -118,4 +152,54 @@ async fn write(life: &Life, session: SessionId, receipts: Vec<Receipt>) -> Resul
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sanasr_shared::message::Status;
+    use sanasr_shared::time::Time;
+
+    use super::*;
+
+    fn arrival(ids: &[&str]) -> (Arrived, oneshot::Receiver<()>) {
+        let (taken, told) = oneshot::channel();
+        let receipt = |id: &&str| Receipt { whatsapp_id: (*id).to_owned(), status: Status::Read, at: Time(0) };
+        (Arrived { receipts: ids.iter().map(receipt).collect(), taken: Some(taken) }, told)
+    }
+
+    /// Arrivals fill the room whether they bring nothing, nothing of ours, or receipts.
+    #[test]
+    fn arrivals_wait_in_bounded_number() {
+        for ids in [&[][..], &["no id of ours"][..], &["a", "b"][..]] {
+            let mut waiting = Waiting::new();
+            let mut arrivals = 0;
+            while waiting.has_room() {
+                waiting.add(arrival(ids).0);
+                arrivals += 1;
+                assert!(arrivals <= WAITING_MAX, "{ids:?} wait without an end");
+            }
+            while !waiting.is_empty() {
+                waiting.take();
+            }
+            assert_eq!(waiting.weight, 0, "all room is free again");
+        }
+    }
+
+    #[test]
+    fn a_batch_takes_arrivals_in_order_up_to_its_size() {
+        let mut waiting = Waiting::new();
+        let large = vec!["large"; BATCH_MAX + 1];
+        let arrivals = [&["a"][..], &[], &large, &["b"], &["c"]].map(arrival);
+        let mut told = Vec::new();
+        for (arrived, receiver) in arrivals {
+            waiting.add(arrived);
+            told.push(receiver);
+        }
+        let mut sizes = Vec::new();
+        while !waiting.is_empty() {
+            let (receipts, takers) = waiting.take();
+            sizes.push((receipts.len(), takers.len()));
+        }
+        assert_eq!(sizes, [(1, 2), (BATCH_MAX + 1, 1), (2, 2)]);
+    }
 }

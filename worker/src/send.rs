@@ -10,7 +10,7 @@ use sanasr_shared::ids::{MessageId, SessionId, UserId};
 use sanasr_shared::lifecycle::{caught, jitter, retry_pause};
 use sanasr_shared::message::{Hold, MessageError, Status};
 use sanasr_shared::ports::bridge::{Attempt, Link, SendRequest};
-use sanasr_shared::ports::store::{Outcome, Outgoing, Settled, Settlement};
+use sanasr_shared::ports::store::{Outcome, Outgoing, Settled, Settlement, StoreError};
 use sanasr_shared::recipient::Recipient;
 use sanasr_shared::time::Time;
 use tokio::time::Instant;
@@ -109,7 +109,7 @@ impl Delivery {
             if called && !self.repeats {
                 return Outcome::Unknown; // it may have been sent, and must not be again
             }
-            Outcome::Crashed { called, after: retry_pause(claimed.crashes + 1) }
+            Outcome::Crashed { called, after: retry_pause(claimed.crashes.saturating_add(1)) }
         });
         let restricted = matches!(
             &outcome,
@@ -226,8 +226,8 @@ impl Delivery {
         let mut settled = self.write(&settlement).await;
         if let Err(Unwritten::Refused(error)) = settled {
             let outcome = as_dead_letter(&settlement.outcome);
-            tracing::error!(message = %claimed.id, session = %self.session, request_id = claimed.request_id, %error,
-                outcome = word(&settlement.outcome), "how a message ended can't be written; it is ended as a dead letter");
+            tracing::warn!(message = %claimed.id, session = %self.session, request_id = claimed.request_id, %error,
+                outcome = word(&settlement.outcome), "how a message ended can't be written; it is ended another way");
             settled = self.write(&Settlement { outcome, ..settlement }).await;
         }
         match settled {
@@ -250,9 +250,30 @@ impl Delivery {
                 tracing::debug!(message = %claimed.id, session = %self.session, "has ended otherwise meanwhile");
                 Ended::Closed
             }
-            Err(Unwritten::Refused(error)) => {
-                tracing::error!(message = %claimed.id, session = %self.session, request_id = claimed.request_id, %error,
-                    "a message can't be ended; it is left as it is");
+            Err(Unwritten::Refused(error)) => self.abandon(claimed, &error).await,
+            Err(Unwritten::Lost) => Ended::Lost,
+        }
+    }
+
+    /// The database refuses whatever is settled: the message is ended by a write of its own row alone, so that it holds up no other.
+    async fn abandon(&self, claimed: &Claimed, error: &StoreError) -> Ended {
+        let Claimed { id, request_id, .. } = claimed;
+        let write = || self.life.store.abandon(self.life.id, self.claim, *id);
+        match self.life.persist("the end of a message that can't be settled", write).await {
+            Ok(true) => {
+                self.life.changes.add([*id]);
+                tracing::error!(message = %id, session = %self.session, request_id, %error,
+                    "how a message ended can't be written; it is a dead letter now, as one that may have been sent");
+                Ended::Closed
+            }
+            Ok(false) => {
+                self.life.changes.add([*id]);
+                tracing::debug!(message = %id, session = %self.session, "has ended otherwise meanwhile");
+                Ended::Closed
+            }
+            Err(Unwritten::Refused(last)) => {
+                tracing::error!(message = %id, session = %self.session, request_id, %error, %last,
+                    "nothing of a message can be written; it stays as it is, and later messages to its recipient wait");
                 Ended::Abandoned
             }
             Err(Unwritten::Lost) => Ended::Lost,

@@ -341,6 +341,50 @@ async fn a_row_that_cannot_be_written_holds_no_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_cannot_be_settled_holds_up_no_other() {
+    let mut world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    world.places = 1;
+    // Its row can be written, but no event of its end: whatever is settled fails, each time.
+    world
+        .sql(
+            "CREATE TRIGGER bad BEFORE INSERT ON events WHEN NEW.status > 2
+                AND (SELECT content FROM messages WHERE id = NEW.message_id) LIKE '%poison%'
+            BEGIN SELECT RAISE(ABORT, 'a bad event'); END",
+        )
+        .await;
+    let running = world.start_connected().await;
+    let mut bad = world.message("+15550000666");
+    bad.content.text = Some("poison".to_owned());
+    let behind = world.message("+15550000666");
+    let ids = world.accept(vec![bad, behind, world.message("+15550000001")]).await;
+    for id in &ids[1..] {
+        world.becomes(*id, Status::Read).await;
+    }
+    let abandoned = world.becomes(ids[0], Status::Failed).await;
+    assert_eq!(abandoned.error.map(|error| error.code).as_deref(), Some(MessageError::UNKNOWN_OUTCOME));
+    assert!(world.times_seen().values().all(|times| *times == 1), "nothing was sent twice for that");
+    assert_eq!(world.number("SELECT used FROM quotas").await, 3, "what may have been sent keeps its unit");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_cannot_be_read_ends_as_a_dead_letter() {
+    let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
+    let running = world.start_connected().await;
+    world.command(SessionCommand::Pause).await;
+    let ids = world.accept_to(&["+15550000001", "+15550000001", "+15550000002"]).await;
+    world.sql("UPDATE messages SET crashes = 3000000000 WHERE seq = (SELECT min(seq) FROM messages)").await;
+    world.command(SessionCommand::Resume).await;
+    for id in &ids[1..] {
+        world.becomes(*id, Status::Read).await;
+    }
+    let ended = world.get(ids[0]).await;
+    assert_eq!(ended.error.map(|error| error.code).as_deref(), Some(MessageError::UNKNOWN_OUTCOME));
+    assert_eq!(world.seen().len(), 2);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receipt_that_cannot_be_written_holds_no_others_up() {
     let world = World::new(|_| Step::Answer(Attempt::Sent)).await;
     world

@@ -1,5 +1,7 @@
 //! `POST /messages/cancel`: takes back all that waits and matches, and can't have been sent.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use sanasr_shared::ports::operations::CancelFilter;
 use sanasr_shared::ports::signals::Signal;
@@ -41,6 +43,12 @@ pub(crate) struct Cancelled {
     cancelled: u64,
 }
 
+/// Before it looks again at what another request is just changing.
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
+/// Looks in a row that find all that is left being changed, at most: some ten seconds, longer than the database lets anybody hold
+/// it.
+const LOCKED_LOOKS: u32 = 500;
+
 /// Cancel all that waits
 ///
 /// Takes back all messages that match, were accepted before, and can't have been sent yet, and gives their units of the quota
@@ -64,16 +72,24 @@ pub(crate) async fn cancel_all(
     let filter = read(body)?;
     let mut cancelled = 0;
     // What is accepted after it began stays, or it might never end.
-    let mut began = None;
+    let (mut began, mut locked) = (None, 0);
     loop {
         let (swept, now) = app.store.cancel_waiting(user, &filter, began, caller.actor()).await?;
         began.get_or_insert(now);
         cancelled += swept.messages.len() as u64;
-        if !swept.messages.is_empty() {
+        let found = !swept.messages.is_empty();
+        if found {
             app.signals.publish(Signal::Messages(swept.messages));
         }
         if !swept.more {
             return Ok(Data::ok(Cancelled { cancelled }));
+        }
+        locked = if found { 0 } else { locked + 1 };
+        if locked == LOCKED_LOOKS {
+            return Err(Problem::unavailable("What is left is being changed by somebody else. Cancel again soon."));
+        }
+        if !found {
+            tokio::time::sleep(LOCKED_PAUSE).await;
         }
     }
 }

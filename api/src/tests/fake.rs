@@ -476,6 +476,9 @@ impl Working for FakeStore {
     async fn settle(&self, _: Settlement) -> Result<Settled> {
         unreachable!("not the API's")
     }
+    async fn abandon(&self, _: WorkerId, _: i64, _: MessageId) -> Result<bool> {
+        unreachable!("not the API's")
+    }
     async fn receipts(&self, _: ReceiptBatch) -> Result<Vec<MessageId>> {
         unreachable!("not the API's")
     }

@@ -79,8 +79,8 @@ pub trait Operations: Send + Sync {
     async fn dead_letter(&self, id: MessageId) -> Result<Option<Message>>;
 
     /// Cancels a chunk of a user's messages that can't have been sent, match and were accepted at `until` or before, with their
-    /// units back. Call again with the time that it answers as long as there may be more. Without `until`, what was accepted
-    /// until now by the database's clock.
+    /// units back. Call again with the time that it answers as long as there may be more, also if none was cancelled: another cancel may
+    /// be at what is left, and be lost. Without `until`, what was accepted until now by the database's clock.
     async fn cancel_waiting(
         &self,
         user: UserId,

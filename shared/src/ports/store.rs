@@ -740,6 +740,13 @@ pub trait Working: Send + Sync {
     /// Writes how an attempt ended. Group-committed.
     async fn settle(&self, settlement: Settlement) -> Result<Settled>;
 
+    /// Ends a message whose settlements the database refuses, so that it holds up no other: it may have been sent, so it ends as
+    /// `unknown_outcome`, keeps its unit, and is a dead letter. `false` if it isn't under way under that claim any more.
+    ///
+    /// The message's row is written by itself, and counts in it that are out of range are set right. Its event and the user's count of
+    /// failures follow if they can be written: they may be what the database refuses.
+    async fn abandon(&self, worker: WorkerId, claim: i64, message: MessageId) -> Result<bool>;
+
     /// Writes receipts; answers the messages that changed. Group-committed.
     async fn receipts(&self, batch: ReceiptBatch) -> Result<Vec<MessageId>>;
 

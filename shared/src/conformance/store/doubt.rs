@@ -6,6 +6,7 @@ use super::World;
 use super::rig::{LONG, Rig, failed, from_now, in_doubt, receipt, retry};
 use crate::ids::MessageId;
 use crate::message::{MAX_CRASHES, MessageError, NewMessage, Status};
+use crate::ports::journal::Change;
 use crate::ports::store::*;
 
 /// An attempt in doubt stays `sending`, can't be cancelled, and is tried again under the same id when it is due.
@@ -197,6 +198,65 @@ pub async fn a_crash_waits_before_the_next_attempt(world: &dyn World) {
         rig.attempt(Outcome::Crashed { called, after: LONG }).await;
         assert_eq!(rig.pull_ids().await, []);
     }
+}
+
+/// A message whose ends the database refuses, here for a counter that can't count any further, is ended by its own row alone: as one
+/// that may have been sent, with its unit kept. It is a dead letter, holds up no other, and a receipt lifts it.
+pub async fn an_abandoned_message_holds_up_no_other(world: &dyn World) {
+    let rig = Rig::new(&world.store().await).await;
+    rig.send(1).await;
+    rig.attempt(Outcome::Sent).await;
+    world.alter("UPDATE usage_stats SET sent = 9223372036854775807, failed = 9223372036854775807").await;
+    let (id, behind) = (rig.send(1).await, rig.send(1).await);
+    let outgoing = rig.claim_one().await;
+    assert_eq!(outgoing.id, id);
+    for outcome in [Outcome::Sent, Outcome::Unknown] {
+        let refused = rig.store.settle(rig.settlement(id, outgoing.attempt, outcome.clone())).await;
+        assert!(refused.as_ref().is_err_and(|error| !error.is_transient()), "{outcome:?}: {refused:?}");
+    }
+    assert_eq!((rig.status(id).await, rig.pull_ids().await), (Status::Sending, vec![]));
+    assert!(abandon(&rig, id).await);
+    assert!(!abandon(&rig, id).await, "once");
+    unknown_outcome(&rig, id).await;
+    assert!(rig.store.dead_letter(id).await.expect("an answer").is_some());
+    assert_eq!(rig.pull_ids().await, [behind]);
+    world.alter("UPDATE usage_stats SET sent = 1, failed = 0 WHERE sent > 1").await;
+    assert_eq!((rig.used().await, rig.usage().await.messages_failed), (3, 1));
+    let events = rig.store.events_after(Scope::User(rig.user), 0, 100).await.expect("events");
+    let failed = Change::Message(id, Status::Failed);
+    assert!(events.iter().any(|event| event.change == failed), "{events:?}");
+
+    assert_eq!(rig.receive(vec![receipt(&outgoing.whatsapp_id, Status::Read, from_now(0))]).await, [id]);
+    assert_eq!((rig.status(id).await, rig.usage().await.messages_failed), (Status::Read, 0));
+}
+
+/// Only what is under way under the caller's own claim is abandoned.
+pub async fn only_what_is_under_way_is_abandoned(world: &dyn World) {
+    let rig = Rig::new(&world.store().await).await;
+    let accepted = rig.send(1).await;
+    let scheduled = rig.put(NewMessage { send_at: Some(rig.clock().await.plus(LONG)), ..rig.draft(2) }).await;
+    let mut ids = vec![accepted, scheduled];
+    for end in [Outcome::Sent, failed(), Outcome::Expired, retry(LONG)] {
+        let id = rig.send(u32::try_from(ids.len()).expect("a small number") + 1).await;
+        let pulled = rig.pull(10).await;
+        let outgoing = pulled.messages.iter().find(|message| message.id == id).expect("it is claimed");
+        rig.settle(outgoing, end).await;
+        ids.push(id);
+    }
+    // The first one was claimed along with the others.
+    ids.remove(0);
+    for id in ids {
+        let before = rig.message(id).await;
+        assert!(!abandon(&rig, id).await, "{before:?}");
+        assert_eq!(rig.message(id).await, before);
+    }
+    assert!(!abandon(&rig.restarted(), accepted).await, "another claim's");
+    assert!(!abandon(&rig, MessageId::generate()).await);
+    assert!(abandon(&rig, accepted).await);
+}
+
+async fn abandon(rig: &Rig, id: MessageId) -> bool {
+    rig.store.abandon(rig.worker, rig.claim, id).await.expect("an answer")
 }
 
 /// An accepted message to that recipient whose first attempt may have been sent and whose second wasn't.

@@ -30,6 +30,7 @@ pub async fn a_buried_worker_writes_nothing(world: &dyn World) {
         let settlement = rig.settlement(sending, outgoing.attempt, outcome);
         fenced(store.settle(settlement).await.map(|settled| format!("{settled:?}")));
     }
+    fenced(store.abandon(rig.worker, rig.claim, sending).await.map(|ended| ended.to_string()));
     let receipts = vec![receipt(&outgoing.whatsapp_id, Status::Read, Time::now())];
     let batch = ReceiptBatch { worker: rig.worker, session: rig.session, shard: 1, receipts };
     fenced(store.receipts(batch).await.map(|changed| format!("{changed:?}")));

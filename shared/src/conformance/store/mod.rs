@@ -157,6 +157,7 @@ macro_rules! store_suite {
                 sessions_pulled_at_once_get_their_own,
                 sessions_of_a_user_are_apart,
                 a_busy_session_sends_each_message_once_and_in_order,
+                counts_that_are_at_their_end_hold_up_no_other,
             ]
             fence: [
                 a_buried_worker_writes_nothing,
@@ -179,6 +180,8 @@ macro_rules! store_suite {
                 crashes_before_the_call_make_a_dead_letter,
                 crashes_after_the_call_are_in_doubt,
                 a_crash_waits_before_the_next_attempt,
+                an_abandoned_message_holds_up_no_other,
+                only_what_is_under_way_is_abandoned,
             ]
             events: [
                 each_change_of_a_message_is_an_event,

@@ -481,3 +481,21 @@ async fn drain(rig: &Rig) {
         join_all(pulled.iter().map(|outgoing| rig.settle(outgoing, Outcome::Sent))).await;
     }
 }
+
+/// A message whose counts can't count any further is claimed like the others, and its attempt is settled, however it ends.
+pub async fn counts_that_are_at_their_end_hold_up_no_other(world: &dyn World) {
+    let rig = Rig::new(&world.store().await).await;
+    for to in 0..3 {
+        rig.send(to).await;
+    }
+    world.alter("UPDATE messages SET attempts = 2147483647, unknown_attempts = 2147483647, crashes = 2147483647").await;
+    let good = rig.send(3).await;
+    let pulled = rig.pull(10).await.messages;
+    assert_eq!((pulled.len(), pulled[3].id), (4, good));
+    let ends =
+        [Outcome::Sent, Outcome::Crashed { called: true, after: Duration::ZERO }, Outcome::Released, Outcome::Sent];
+    let now = [Status::Sent, Status::Failed, Status::Accepted, Status::Sent];
+    for ((outgoing, end), now) in pulled.iter().zip(ends).zip(now) {
+        assert_eq!(rig.settle(outgoing, end).await, Settled::Done(now));
+    }
+}

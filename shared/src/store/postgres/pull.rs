@@ -122,8 +122,8 @@ WITH want AS MATERIALIZED (
     FOR NO KEY UPDATE OF m
 ), claimed AS (
     UPDATE messages m
-    SET status = 2, claimed_by = $1, claim = l.claim, attempts = m.attempts + 1,
-        unknown_attempts = m.unknown_attempts + 1, due_at = NULL, hold = 0, updated_at = now_ms()
+    SET status = 2, claimed_by = $1, claim = l.claim, attempts = LEAST(m.attempts, 2147483646) + 1,
+        unknown_attempts = LEAST(m.unknown_attempts, 2147483646) + 1, due_at = NULL, hold = 0, updated_at = now_ms()
     FROM locked l
     WHERE m.id = l.id AND m.status IN (1, 2)
     RETURNING m.*, l.was

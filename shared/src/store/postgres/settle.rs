@@ -32,7 +32,7 @@ WITH item AS MATERIALIZED (
 ), worker AS MATERIALIZED (
     SELECT id FROM workers WHERE id = $1 FOR KEY SHARE
 ), cand AS MATERIALIZED (
-    SELECT i.*, m.status AS was, m.unknown_attempts - i.not_sent::integer AS unknown, CASE WHEN i.crash AND i.goal = 6 THEN $13 ELSE m.crashes + i.crash::integer END AS crashed
+    SELECT i.*, m.status AS was, m.unknown_attempts - i.not_sent::integer AS unknown, CASE WHEN i.crash AND i.goal = 6 THEN $13 ELSE LEAST(m.crashes, 2147483646) + i.crash::integer END AS crashed
     FROM worker CROSS JOIN item i JOIN messages m ON m.id = i.id
     WHERE m.claimed_by = $1 AND m.claim = i.claim
       AND (m.status = 2 AND (m.attempts = i.attempt OR i.goal = 3)

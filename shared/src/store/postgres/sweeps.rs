@@ -79,7 +79,7 @@ fn is_full(rows: usize) -> bool {
 /// may have been sent. What was claimed, given back or ended since it was picked is left for the next look: a claim counts
 /// an attempt.
 macro_rules! ending {
-    ($pick:literal) => {
+    ($pick:expr) => {
         concat!(
             "WITH ",
             $pick,
@@ -139,8 +139,9 @@ pub(super) const DRAIN: &str = ending!(
 
 /// What a user has waiting and may take back: what can't have been sent, and was accepted at `$7` or before. Scheduled messages are
 /// taken in the order of their session's index: a planner that knows of few would look through those of all sessions.
-pub(super) const CANCEL: &str = ending!(
-    "mine AS MATERIALIZED (
+macro_rules! waiting {
+    () => {
+        "mine AS MATERIALIZED (
     SELECT id FROM sessions WHERE user_id = $3 AND ($4::text IS NULL OR name = $4 AND deleting_at IS NULL)
 ), picked AS MATERIALIZED (
     SELECT p.* FROM mine s CROSS JOIN LATERAL (
@@ -155,7 +156,13 @@ pub(super) const CANCEL: &str = ending!(
          ORDER BY m.session_id, m.due_at LIMIT $1)
     ) p LIMIT $1
 )"
-);
+    };
+}
+
+/// Ends what isn't locked just now.
+pub(super) const CANCEL: &str = ending!(waiting!());
+/// Whether anything is left. What another cancel has locked is: that one may be lost before it commits.
+const LEFT: &str = concat!("WITH ", waiting!(), " SELECT EXISTS (SELECT 1 FROM picked)");
 
 /// Ends what is past its expiry.
 pub(super) async fn expire(connection: &mut PgConnection, _: Now) -> Result<Swept> {
@@ -189,12 +196,25 @@ pub(super) async fn cancel_waiting(
         .bind(filter.to.as_ref())
         .bind(filter.reference.as_deref())
         .bind(until)
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await
         .map_err(error)?;
-    // Some may have been locked just now: look again until none is left.
-    let more = !messages.is_empty();
+    let more = !messages.is_empty() || is_left(connection, user, filter, until).await?;
     Ok((Swept { messages, more }, until))
+}
+
+async fn is_left(connection: &mut PgConnection, user: UserId, filter: &CancelFilter, until: Time) -> Result<bool> {
+    sqlx::query_scalar(LEFT)
+        .bind(1_i64)
+        .bind("")
+        .bind(user)
+        .bind(filter.session.as_deref())
+        .bind(filter.to.as_ref())
+        .bind(filter.reference.as_deref())
+        .bind(until)
+        .fetch_one(connection)
+        .await
+        .map_err(error)
 }
 
 /// Cancels what marked sessions have queued and removes those that are empty.

@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use super::rows::OwnedSessionRow;
 use super::{Backend, Connection, dialect, event, failed, messages};
 use crate::ids::{MessageId, SessionId, UserId, WorkerId};
+use crate::message::{MAX_CRASHES, MessageError, Status};
 use crate::ports::store::{
     Awaiting, OwnedSession, Pairing, PullRequest, Pulled, ReceiptBatch, Renewed, Result, SessionReport, Settled,
     Settlement, StoreError, Working,
 };
-use crate::time::{Time, millis};
+use crate::time::{Day, Time, millis};
 
 #[async_trait]
 impl Working for Backend {
@@ -64,6 +65,19 @@ impl Working for Backend {
 
     async fn settle(&self, settlement: Settlement) -> Result<Settled> {
         self.groups.settle.commit(settlement, 1).await
+    }
+
+    async fn abandon(&self, worker: WorkerId, claim: i64, message: MessageId) -> Result<bool> {
+        let Some((user, session, day)) = change!(self, |c| abandon(c, worker, claim, message))? else {
+            return Ok(false);
+        };
+        // Each by itself: the message has ended, whatever becomes of them.
+        let told: Result<()> = change!(self, |c| event(c, user, session, Some(message), Status::Failed as i16));
+        let counted: Result<()> = change!(self, |c| count_failure(c, user, day));
+        for error in [told.err(), counted.err()].into_iter().flatten() {
+            tracing::warn!(%message, %error, "an abandoned message's event or count can't be written, and is left out");
+        }
+        Ok(true)
     }
 
     async fn receipts(&self, batch: ReceiptBatch) -> Result<Vec<MessageId>> {
@@ -411,4 +425,47 @@ pub(crate) async fn lead(conn: &mut Connection, worker: WorkerId, term: std::tim
     .await
     .map_err(failed)?;
     Ok(done.rows_affected() > 0)
+}
+
+/// `Failed` from `sending`, of the message's row alone. A count that is out of range would keep the row from being read.
+const ABANDON: &str = concat!(
+    "UPDATE messages SET status = 6, open = false, due_at = NULL, hold = 0, error = $4, crashes = $5,
+        attempts = CASE WHEN attempts BETWEEN 1 AND 2147483647 THEN attempts ELSE 1 END,
+        unknown_attempts = CASE WHEN unknown_attempts BETWEEN 1 AND 2147483647 THEN unknown_attempts ELSE 1 END,
+        updated_at = ",
+    now_ms!(),
+    " WHERE id = $1 AND claimed_by = $2 AND claim = $3 AND status = 2 RETURNING user_id, session_id, quota_day"
+);
+
+/// Ends a message that can't be settled. Within a transaction.
+async fn abandon(
+    conn: &mut Connection,
+    worker: WorkerId,
+    claim: i64,
+    message: MessageId,
+) -> Result<Option<(UserId, SessionId, Day)>> {
+    fence(conn, worker).await?;
+    sqlx::query_as(ABANDON)
+        .bind(message)
+        .bind(worker)
+        .bind(claim)
+        .bind(MessageError::unknown_outcome().to_json())
+        .bind(MAX_CRASHES)
+        .fetch_optional(conn)
+        .await
+        .map_err(failed)
+}
+
+/// Counts a failure in the shard of those that no process in particular has written.
+async fn count_failure(conn: &mut Connection, user: UserId, day: Day) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO usage_stats (user_id, day, shard, failed) VALUES ($1, $2, 0, 1)
+        ON CONFLICT (user_id, day, shard) DO UPDATE SET failed = usage_stats.failed + 1",
+    )
+    .bind(user)
+    .bind(day)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(failed)
 }

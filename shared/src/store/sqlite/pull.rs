@@ -46,7 +46,7 @@ impl Unit for &PullRequest {
                 // Nothing was looked at, so nothing may be concluded.
                 pulled.next_seq = Some(request.from_seq);
             } else if ready {
-                for row in candidates(&rows, &mut pulled)? {
+                for row in candidates(request, &rows, &mut pulled)? {
                     if row.status == Status::Accepted as i16 {
                         effects.event(row.user_id, request.session, row.id, Status::Sending);
                     }
@@ -76,9 +76,10 @@ const STANDING: &str = "SELECT value->>0 AS n, EXISTS (SELECT 1 FROM workers w W
                 AND s.deleting_at IS NULL AND u.is_active) AS ready
     FROM json_each($1)";
 
-/// `Sending` from its origins: `accepted`, or `sending` for what is in doubt.
+/// `Sending` from its origins: `accepted`, or `sending` for what is in doubt. A count that is out of range is set right.
 pub(super) const CLAIM: &str = "UPDATE messages SET status = 2, claimed_by = unhex(i.worker), claim = i.claim,
-        attempts = attempts + 1, unknown_attempts = unknown_attempts + 1, due_at = NULL, hold = 0, updated_at = $2
+        attempts = max(0, min(attempts, 2147483646)) + 1,
+        unknown_attempts = max(0, min(unknown_attempts, 2147483646)) + 1, due_at = NULL, hold = 0, updated_at = $2
     FROM (SELECT value->>0 AS seq, value->>1 AS worker, value->>2 AS claim FROM json_each($1)) i
     WHERE messages.seq = i.seq AND messages.status IN (1, 2)";
 
@@ -175,6 +176,9 @@ struct Candidate {
     request_id: String,
     status: i16,
     quoted: Option<String>,
+    /// Why the row can't be read, if it can't.
+    #[sqlx(skip)]
+    unreadable: Option<String>,
 }
 
 fn look(script: Script, now: Time, request: &PullRequest) -> Result<Script> {
@@ -191,8 +195,8 @@ fn look(script: Script, now: Time, request: &PullRequest) -> Result<Script> {
         .bind(request.claim))
 }
 
-/// Reads the candidates and writes down how far was looked.
-fn candidates(rows: &[SqliteRow], pulled: &mut Pulled) -> Result<Vec<Candidate>> {
+/// Reads the candidates and writes down how far was looked. A row that can't be read doesn't hold the session's others up.
+fn candidates(request: &PullRequest, rows: &[SqliteRow], pulled: &mut Pulled) -> Result<Vec<Candidate>> {
     let mut candidates = Vec::with_capacity(rows.len());
     for row in rows {
         let look = Look::from_row(row).map_err(failed)?;
@@ -201,16 +205,46 @@ fn candidates(rows: &[SqliteRow], pulled: &mut Pulled) -> Result<Vec<Candidate>>
         pulled.next_due = look.next_due;
         pulled.waiting = look.waiting;
         if row.try_get::<Option<i64>, _>("seq").map_err(failed)?.is_some() {
-            candidates.push(Candidate::from_row(row).map_err(failed)?);
+            match Candidate::from_row(row).or_else(|error| Candidate::salvaged(row, &error)) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(error) => {
+                    let (session, seq) = (request.session, row.try_get::<i64, _>("seq").ok());
+                    tracing::error!(%session, seq, %error, "a message's row can't be read: it is skipped, and later messages to its recipient wait");
+                }
+            }
         }
     }
     Ok(candidates)
 }
 
 impl Candidate {
+    /// What claiming needs of a row that can't be read whole: its sender then ends it, and says why.
+    fn salvaged(row: &SqliteRow, why: &sqlx::Error) -> std::result::Result<Self, sqlx::Error> {
+        let count = |column| row.try_get::<i64, _>(column).map_or(0, |n| n.clamp(0, i32::MAX.into())).try_into();
+        Ok(Self {
+            seq: row.try_get("seq")?,
+            id: row.try_get("id")?,
+            user_id: row.try_get("user_id")?,
+            recipient: row.try_get("recipient")?,
+            status: row.try_get("status")?,
+            whatsapp_id: String::new(),
+            kind: MessageType::Text as i16,
+            content: String::new(),
+            attempts: count("attempts").unwrap_or_default(),
+            unknown_attempts: count("unknown_attempts").unwrap_or_default(),
+            crashes: count("crashes").unwrap_or_default(),
+            created_at: row.try_get("created_at")?,
+            expires_at: row.try_get("expires_at")?,
+            request_id: row.try_get("request_id").unwrap_or_default(),
+            quoted: None,
+            unreadable: Some(format!("its row can't be read: {why}")),
+        })
+    }
+
     fn outgoing(self) -> Outgoing {
         let kind = MessageType::from_code(self.kind);
         let content = match kind {
+            _ if self.unreadable.is_some() => Err(self.unreadable.unwrap_or_default()),
             Some(_) => serde_json::from_str(&self.content).map_err(|e| format!("its content can't be read: {e}")),
             None => Err(format!("its type is {}", self.kind)),
         };
@@ -222,8 +256,8 @@ impl Candidate {
             kind: kind.unwrap_or(MessageType::Text),
             content,
             quoted: self.quoted,
-            attempt: self.attempts + 1,
-            unknown_attempts: self.unknown_attempts + 1,
+            attempt: self.attempts.max(0).saturating_add(1),
+            unknown_attempts: self.unknown_attempts.max(0).saturating_add(1),
             crashes: self.crashes,
             created_at: self.created_at,
             expires_at: self.expires_at,

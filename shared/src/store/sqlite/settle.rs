@@ -117,7 +117,7 @@ fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
             after.wait(Status::Accepted, Some(later(now, *pause)), *hold as i16);
         }
         Outcome::Crashed { called, after: pause } => {
-            after.crashes += 1;
+            after.crashes = after.crashes.saturating_add(1);
             if !called {
                 after.not_attempted();
             }
@@ -137,13 +137,13 @@ fn decide(row: &State, settlement: &Settlement, now: Time) -> Option<State> {
 impl State {
     /// The attempt definitely wasn't sent: it leaves no doubt behind.
     fn not_sent(&mut self) {
-        self.unknown_attempts = (self.unknown_attempts - 1).max(0);
+        self.unknown_attempts = self.unknown_attempts.saturating_sub(1).max(0);
     }
 
     /// The bridge was never called: the attempt wasn't one.
     fn not_attempted(&mut self) {
         self.not_sent();
-        self.attempts = (self.attempts - 1).max(0);
+        self.attempts = self.attempts.saturating_sub(1).max(0);
     }
 
     fn wait(&mut self, status: Status, due_at: Option<i64>, hold: i16) {

@@ -374,6 +374,48 @@ async fn a_pull_is_bounded_and_goes_on() {
     assert!(matches!(bench.store.pull(stranger).await, Err(StoreError::Fenced)));
 }
 
+/// Rows that can't be read: those that can be claimed are, and end as dead letters; the others are skipped. No one else waits.
+#[tokio::test]
+async fn a_row_that_cannot_be_read_holds_up_no_other() {
+    let bench = Bench::new(None).await;
+    let mut messages = Vec::new();
+    for to in ["+15550000001", "+15550000002", "+15550000003", "+15550000004"] {
+        messages.push(bench.accepted(to).await);
+    }
+    bench.sql("UPDATE messages SET crashes = 3000000000 WHERE recipient = '+15550000001'").await;
+    bench
+        .sql("UPDATE messages SET attempts = -7, whatsapp_id = CAST(x'ff' AS TEXT) WHERE recipient = '+15550000002'")
+        .await;
+    bench.sql("UPDATE messages SET id = x'00' WHERE recipient = '+15550000003'").await;
+    let pulled = bench.pull(10).await;
+    let ids: Vec<_> = pulled.messages.iter().map(|message| message.id).collect();
+    assert_eq!(ids, [messages[0].id, messages[1].id, messages[3].id]);
+    let read: Vec<_> = pulled.messages.iter().map(|message| message.content.is_ok()).collect();
+    assert_eq!(read, [false, false, true]);
+    // A single place isn't held either: the look gets further.
+    let pulled_again = bench.pull(1).await;
+    assert!(pulled_again.messages.is_empty() && pulled_again.next_seq > pulled_again.first_seq, "{pulled_again:?}");
+
+    let unreadable = || Outcome::Failed { error: MessageError::internal("can't be read") };
+    let settlement = Settlement {
+        worker: bench.worker,
+        claim: 1,
+        shard: 7,
+        message: messages[0].id,
+        attempt: pulled.messages[0].attempt,
+        outcome: unreadable(),
+    };
+    let refused = bench.store.settle(settlement).await;
+    assert!(matches!(refused, Err(StoreError::Corrupt(_))), "{refused:?}");
+    assert!(bench.store.abandon(bench.worker, 1, messages[0].id).await.expect("an answer"));
+    let abandoned = bench.show(messages[0].id).await;
+    assert_eq!(abandoned.error.map(|error| error.code).as_deref(), Some(MessageError::UNKNOWN_OUTCOME));
+    // The rest of this row is in order.
+    let second = &pulled.messages[1];
+    assert_eq!(bench.settle(second.id, second.attempt, unreadable()).await, Settled::Done(Status::Failed));
+    assert_eq!(bench.settle(messages[3].id, 1, Outcome::Sent).await, Settled::Done(Status::Sent));
+}
+
 #[tokio::test]
 async fn sweeps_promote_expire_count_and_drain() {
     let bench = Bench::new(None).await;
