@@ -430,10 +430,11 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Unavailable(_) => {
-                Self::new(Code::Unavailable, "The database can't be reached. Nothing was changed; try again soon.")
-                    .caused_by(error.to_string())
-            }
+            StoreError::Unavailable(_) => Self::new(
+                Code::Unavailable,
+                "The database can't be reached, or can't write just now. Nothing was changed; try again soon.",
+            )
+            .caused_by(error.to_string()),
             StoreError::OutcomeUnknown(_) => Self::new(
                 Code::OutcomeUnknown,
                 "The database was lost while it wrote, so nobody can say whether the request was carried out. \

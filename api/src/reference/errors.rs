@@ -141,8 +141,8 @@ pub(crate) const fn problem(code: Code) -> Explained {
              `blocked_by` of waiting messages.",
         ),
         Code::Unavailable => (
-            "The database can't be reached. Nothing was changed.",
-            "While the database is away or restarts.",
+            "The database can't be reached, or can't write just now. Nothing was changed.",
+            "While the database is away or restarts, or its disk is full.",
             "Try again after the seconds in Retry-After.",
         ),
         Code::OutcomeUnknown => (

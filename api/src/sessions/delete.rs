@@ -15,7 +15,8 @@ use crate::state::App;
 /// Delete a session
 ///
 /// Cancels what it has queued, in the background, and gives the units of the quota back; what may have been sent ends as
-/// `unknown_outcome`. Its name is free at once.
+/// `unknown_outcome`. That begins within seconds, takes about a second for some thousand messages, and until then they show as
+/// they were. Its name is free at once.
 #[utoipa::path(
     delete, path = "/api/v1/sessions/{name}", tag = "Sessions", operation_id = "delete_session",
     params(SessionName, OfUser),

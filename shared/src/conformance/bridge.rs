@@ -320,7 +320,7 @@ pub async fn messages_to_one_recipient_are_received_in_order(world: &dyn BridgeW
 /// Many calls at once, each acknowledged for itself, and no receipt is lost.
 pub async fn calls_run_side_by_side(world: &dyn BridgeWorld) {
     let mut opened = Opened::connected(world, &*world.bridge()).await;
-    let messages: Vec<_> = (0..300).map(|n| text(world.reader(n), 1)).collect();
+    let messages: Vec<_> = (0..100).map(|n| text(world.reader(n), 1)).collect();
     let sends = messages.iter().map(|message| opened.send(message));
     assert!(futures_util::future::join_all(sends).await.iter().all(|attempt| *attempt == Attempt::Sent));
     opened.until_read(messages.iter().map(|m| m.whatsapp_id.as_str())).await;

@@ -117,7 +117,11 @@ impl Watchdog {
             for trouble in troubles.iter().filter(|trouble| !known.contains(&trouble.part)) {
                 tracing::error!("{trouble}");
             }
-            for part in known.iter().filter(|part| !troubles.iter().any(|trouble| trouble.part == **part)) {
+            // A part that has ended doesn't work again.
+            let alive: Vec<_> = self.parts().iter().map(|part| part.name).collect();
+            let recovered =
+                |part: &&&str| alive.contains(*part) && !troubles.iter().any(|trouble| trouble.part == **part);
+            for part in known.iter().filter(recovered) {
                 tracing::info!("{part} works again");
             }
             #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; a process has some dozen parts")]
