@@ -37,6 +37,7 @@ async fn all(store: &Arc<dyn Store>, filter: &AuditFilter, limit: u32) -> Vec<Au
         let page = store.list_audit(filter, after, limit).await.expect("a page");
         assert!(page.items.len() <= usize::try_from(limit).expect("a small number"));
         lines.extend(page.items);
+        assert!(lines.len() < 10_000, "the pages don't end");
         match page.next {
             Some(next) => after = Some(next),
             None => return lines,
