@@ -89,8 +89,8 @@ pub struct HttpSettings {
     #[arg(long, env = "SANASR_BODY_MEMORY", default_value_t = 256 << 20, value_name = "BYTES")]
     pub body_memory: usize,
 
-    /// Lists that are read from the database at once for each user; more wait
-    #[arg(long, env = "SANASR_READS", default_value_t = 2, value_name = "N")]
+    /// Lists that are read from the database at once for each user; more wait. With several, one user takes more time from others
+    #[arg(long, env = "SANASR_READS", default_value_t = 1, value_name = "N")]
     pub reads: usize,
 
     /// Requests a second for each API key and each logged-in user

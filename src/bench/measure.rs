@@ -80,7 +80,6 @@ pub(super) async fn own(args: &BenchArgs, service: &mut Service) -> Result<Repor
         None => None,
     };
     listeners(service, &mut report).await?;
-    greed::half_open(service, &mut report).await?;
     let ledger = service.ledger();
     let top = loads(args, &load, floor.as_ref(), lone_bare, Some(&ledger), &mut report).await?;
     drop(floor);
@@ -104,6 +103,9 @@ pub(super) async fn own(args: &BenchArgs, service: &mut Service) -> Result<Repor
             aim,
         );
     }
+    // In a fresh process: memory that others have given back would be taken first.
+    service.restart().await?;
+    greed::half_open(service, &mut report).await?;
     Ok(report)
 }
 
