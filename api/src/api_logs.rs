@@ -1,7 +1,6 @@
 //! The API log: a line for each request. Collected in memory, and written in batches off the requests' path: a request never
 //! waits for it, and is never refused for it. What finds no room is counted and dropped.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +9,8 @@ use sanasr_shared::ports::journal::ApiLog;
 use sanasr_shared::ports::store::{Store, StoreError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+use crate::lines::Lines;
 
 /// Time between two writes.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -21,7 +22,7 @@ const WAITING_MAX: usize = 50_000;
 /// What is logged and not written yet.
 pub(crate) struct ApiLogs {
     store: Arc<dyn Store>,
-    waiting: Mutex<VecDeque<ApiLog>>,
+    waiting: Mutex<Lines<ApiLog>>,
     /// A batch is together.
     full: Notify,
     /// Held while lines are written.
@@ -33,7 +34,7 @@ impl ApiLogs {
     pub(crate) fn start(store: Arc<dyn Store>, watchdog: &Watchdog, life: CancellationToken) -> Arc<Self> {
         let logs = Arc::new(Self {
             store,
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Lines::new(WAITING_MAX)),
             full: Notify::new(),
             writing: tokio::sync::Mutex::default(),
         });
@@ -53,16 +54,10 @@ impl ApiLogs {
 
     /// Takes a line.
     pub(crate) fn add(&self, line: ApiLog) {
-        let waiting = {
-            let mut waiting = self.lock();
-            if waiting.len() >= WAITING_MAX {
-                return dropped(1);
-            }
-            waiting.push_back(line);
-            waiting.len()
-        };
-        if waiting.is_multiple_of(BATCH) {
-            self.full.notify_one();
+        match self.lock().push(line) {
+            None => dropped(1),
+            Some(waiting) if waiting.is_multiple_of(BATCH) => self.full.notify_one(),
+            Some(_) => {}
         }
     }
 
@@ -70,18 +65,16 @@ impl ApiLogs {
     pub(crate) async fn flush(&self) {
         let _alone = self.writing.lock().await;
         loop {
-            let batch: Vec<ApiLog> = {
-                let mut waiting = self.lock();
-                let count = waiting.len().min(BATCH);
-                waiting.drain(..count).collect()
-            };
+            let batch = self.lock().take(BATCH);
             if batch.is_empty() {
                 return;
             }
             match self.store.write_api_logs(&batch).await {
                 Ok(()) => {}
                 // Once more, next time.
-                Err(StoreError::Unavailable(_) | StoreError::Overloaded) => return self.give_back(batch),
+                Err(StoreError::Unavailable(_) | StoreError::Overloaded) => {
+                    return dropped(self.lock().give_back(batch));
+                }
                 Err(error) => {
                     tracing::warn!(%error, lines = batch.len(), "lines of the API log are lost");
                     dropped(batch.len());
@@ -90,21 +83,7 @@ impl ApiLogs {
         }
     }
 
-    /// Puts lines back in front, as far as there is room.
-    fn give_back(&self, batch: Vec<ApiLog>) {
-        let mut waiting = self.lock();
-        let room = WAITING_MAX.saturating_sub(waiting.len());
-        let lost = batch.len().saturating_sub(room);
-        for line in batch.into_iter().skip(lost).rev() {
-            waiting.push_front(line);
-        }
-        drop(waiting);
-        if lost > 0 {
-            dropped(lost);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<ApiLog>> {
+    fn lock(&self) -> MutexGuard<'_, Lines<ApiLog>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -24,6 +24,7 @@ mod idempotency;
 mod json;
 mod keys_used;
 mod limits;
+mod lines;
 mod logins;
 mod media;
 mod messages;

@@ -7,7 +7,7 @@
 
 mod list;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 
 use crate::limits::network;
+use crate::lines::Lines;
 use crate::state::App;
 
 /// Time between two writes.
@@ -56,9 +57,8 @@ pub(crate) struct AuditWriter {
 /// Refusals of a network (`None`: of all that were too many to be counted apart) in an hour since 1970.
 type Counts = HashMap<(Option<IpAddr>, i64), i64>;
 
-#[derive(Default)]
 struct State {
-    waiting: VecDeque<AuditEntry>,
+    waiting: Lines<AuditEntry>,
     /// Lines that found no room since the last write.
     lost: usize,
     counts: Counts,
@@ -68,7 +68,8 @@ struct State {
 impl AuditWriter {
     /// Begins to write; what is added is written until `life` ends.
     pub(crate) fn start(store: Arc<dyn Store>, watchdog: &Watchdog, life: CancellationToken) -> Arc<Self> {
-        let audit = Arc::new(Self { store, state: Mutex::default(), writing: tokio::sync::Mutex::default() });
+        let state = State { waiting: Lines::new(WAITING_MAX), lost: 0, counts: Counts::new(), counts_written: None };
+        let audit = Arc::new(Self { store, state: Mutex::new(state), writing: tokio::sync::Mutex::default() });
         let (writer, watchdog) = (Arc::clone(&audit), watchdog.clone());
         tokio::spawn(async move {
             let write = async |_| {
@@ -85,9 +86,7 @@ impl AuditWriter {
     /// Takes a line.
     pub(crate) fn add(&self, entry: AuditEntry) {
         let mut state = self.lock();
-        if state.waiting.len() < WAITING_MAX {
-            state.waiting.push_back(entry);
-        } else {
+        if state.waiting.push(entry).is_none() {
             state.lost += 1;
         }
     }
@@ -116,18 +115,19 @@ impl AuditWriter {
 
     async fn write_lines(&self) {
         loop {
-            let batch: Vec<AuditEntry> = {
-                let mut state = self.lock();
-                let count = state.waiting.len().min(BATCH);
-                state.waiting.drain(..count).collect()
-            };
+            let batch = self.lock().waiting.take(BATCH);
             if batch.is_empty() {
                 return;
             }
             match self.store.write_audit(&batch).await {
                 Ok(()) => {}
                 // Once more, next time.
-                Err(StoreError::Unavailable(_) | StoreError::Overloaded) => return self.lock().give_back(batch),
+                Err(StoreError::Unavailable(_) | StoreError::Overloaded) => {
+                    let mut state = self.lock();
+                    let lost = state.waiting.give_back(batch);
+                    state.lost += lost;
+                    return;
+                }
                 Err(error) => tell_lost(batch.len(), &error.to_string()),
             }
         }
@@ -168,16 +168,6 @@ impl State {
         }
         self.counts_written = Some(Instant::now());
         std::mem::take(&mut self.counts)
-    }
-
-    /// Puts lines back in front; of those that find no room, the oldest are lost.
-    fn give_back(&mut self, batch: Vec<AuditEntry>) {
-        let room = WAITING_MAX.saturating_sub(self.waiting.len());
-        let lost = batch.len().saturating_sub(room);
-        for entry in batch.into_iter().skip(lost).rev() {
-            self.waiting.push_front(entry);
-        }
-        self.lost += lost;
     }
 }
 

@@ -32,8 +32,8 @@ pub async fn plans(url: &str) -> Result<Vec<(&'static str, Vec<String>)>> {
     Ok(plans)
 }
 
-/// Plans of the lists of the journal and of the audit trail as a reading connection would have them: each statement's name, with what it is asked, and its
-/// plan; for values that are known and for any.
+/// Plans of the lists of the journal and of the audit trail as a reading connection would have them: each statement's name, with what
+/// it is asked, and its plan; for values that are known and for any.
 ///
 /// # Errors
 /// If the database can't be reached, or can't plan a statement.

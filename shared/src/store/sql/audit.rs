@@ -4,11 +4,12 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use super::rows::corrupt;
+use super::scan::Scan;
 use super::{Backend, Connection, failed};
 use crate::ids::UserId;
 use crate::ports::audit::{Action, Audit, AuditEntry, AuditFilter, AuditLine, Class};
 use crate::ports::journal::LogPlace;
-use crate::ports::store::{LIST_SCAN_MAX, Page, Result, SWEEP_CHUNK, StoreError};
+use crate::ports::store::{Page, Result, SWEEP_CHUNK, StoreError};
 use crate::store::audit_json;
 use crate::time::Time;
 
@@ -112,19 +113,13 @@ async fn list(
         AuditFilter { action: Some(_), .. } => OF_ACTION,
         _ => OF_ALL,
     };
-    let limit = usize::try_from(limit.max(1)).unwrap_or(usize::MAX);
     let highest = (filter.until.unwrap_or(Time(i64::MAX)), 0);
-    let mut below = after.map_or(highest, |after| after.min(highest));
-    // One more than the page shows whether there is a next one.
-    let mut step = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1).min(LIST_SCAN_MAX);
-    let mut left = LIST_SCAN_MAX;
-    let mut hits: Vec<Row> = Vec::new();
-    let mut ended = false;
-    while hits.len() <= limit && left > 0 && !ended {
-        let size = step.min(left);
+    let place = |row: &Row| (row.at, row.id);
+    let mut scan = Scan::new(limit, after.map_or(highest, |after| after.min(highest)));
+    while let Some(size) = scan.next_step() {
         let rows: Vec<Row> = sqlx::query_as(text)
-            .bind(below.0)
-            .bind(below.1)
+            .bind(scan.below.0)
+            .bind(scan.below.1)
             .bind(filter.since.unwrap_or(Time(i64::MIN)))
             .bind(filter.actor)
             .bind(filter.target.as_deref())
@@ -133,20 +128,10 @@ async fn list(
             .fetch_all(&mut *conn)
             .await
             .map_err(failed)?;
-        let seen = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-        ended = seen < size;
-        left -= seen;
-        below = rows.last().map_or(below, |row| (row.at, row.id));
-        hits.extend(rows.into_iter().filter(|row| row.hit));
-        step = step.saturating_mul(4);
+        scan.add(size, rows, place, |row| row.hit);
     }
-    let next = if hits.len() > limit {
-        hits.truncate(limit);
-        hits.last().map(|row| (row.at, row.id))
-    } else {
-        (!ended).then_some(below)
-    };
-    Ok(Page { items: hits.into_iter().map(AuditLine::try_from).collect::<Result<_>>()?, next })
+    let Page { items, next } = scan.page(place);
+    Ok(Page { items: items.into_iter().map(AuditLine::try_from).collect::<Result<_>>()?, next })
 }
 
 /// Removes lines that are older, and the oldest of each class while it has more than `max`; `true` if there may be more.

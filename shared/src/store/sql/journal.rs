@@ -6,11 +6,12 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 
 use super::rows::corrupt;
+use super::scan::Scan;
 use super::{Backend, Connection, dialect, failed, sessions};
 use crate::ids::{ApiKeyId, FamilyId, MessageId, SessionId, UserId};
 use crate::message::Status;
 use crate::ports::journal::{ApiLog, ApiLogFilter, Change, Event, Journal, LogPlace, Newest, UsageFilter, UsagePlace};
-use crate::ports::store::{LIST_SCAN_MAX, Page, Result, Scope, StoreError};
+use crate::ports::store::{Page, Result, Scope, StoreError};
 use crate::session::{Session, SessionStatus};
 use crate::time::{Day, Time};
 use crate::usage::UsageStats;
@@ -250,19 +251,13 @@ pub(crate) async fn list_api_logs(
     limit: u32,
 ) -> Result<Page<ApiLog, LogPlace>> {
     let text = if filter.user.is_some() { LOGS_OF_USER } else { LOGS_OF_ALL };
-    let limit = usize::try_from(limit.max(1)).unwrap_or(usize::MAX);
     let highest = (filter.until.unwrap_or(Time(i64::MAX)), 0);
-    let mut below = after.map_or(highest, |after| after.min(highest));
-    // One more than the page shows whether there is a next one.
-    let mut step = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1).min(LIST_SCAN_MAX);
-    let mut left = LIST_SCAN_MAX;
-    let mut hits: Vec<LogRow> = Vec::new();
-    let mut ended = false;
-    while hits.len() <= limit && left > 0 && !ended {
-        let size = step.min(left);
+    let place = |row: &LogRow| (row.at, row.n);
+    let mut scan = Scan::new(limit, after.map_or(highest, |after| after.min(highest)));
+    while let Some(size) = scan.next_step() {
         let rows: Vec<LogRow> = sqlx::query_as(text)
-            .bind(below.0)
-            .bind(below.1)
+            .bind(scan.below.0)
+            .bind(scan.below.1)
             .bind(filter.from.unwrap_or(Time(i64::MIN)))
             .bind(filter.user)
             .bind(filter.method.as_deref())
@@ -272,20 +267,10 @@ pub(crate) async fn list_api_logs(
             .fetch_all(&mut *conn)
             .await
             .map_err(failed)?;
-        let seen = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-        ended = seen < size;
-        left -= seen;
-        below = rows.last().map_or(below, |row| (row.at, row.n));
-        hits.extend(rows.into_iter().filter(|row| row.hit));
-        step = step.saturating_mul(4);
+        scan.add(size, rows, place, |row| row.hit);
     }
-    let next = if hits.len() > limit {
-        hits.truncate(limit);
-        hits.last().map(|row| (row.at, row.n))
-    } else {
-        (!ended).then_some(below)
-    };
-    Ok(Page { items: hits.into_iter().map(ApiLog::try_from).collect::<Result<_>>()?, next })
+    let Page { items, next } = scan.page(place);
+    Ok(Page { items: items.into_iter().map(ApiLog::try_from).collect::<Result<_>>()?, next })
 }
 
 /// The users and days of a page are found by the indexes of both tables, and then summed up. Both texts have the same

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::rows::{MessageRow, corrupt};
+use super::scan::Scan;
 use super::{Backend, Connection, audit, dialect, event, failed};
 use crate::ids::{MessageId, SessionId, UserId};
 use crate::message::{Message, Status};
@@ -172,8 +173,7 @@ const SCAN_REFERENCE: &str = scan_messages!(" AND m.user_id = $3 AND m.reference
 /// database's did: far more than clocks differ.
 const CLOCKS_DIFFER: Duration = Duration::from_millis(DAY_MS.unsigned_abs());
 
-/// A page of messages, newest first. Ids are looked through in steps, so that a filter that matches much costs little and
-/// one that matches little ends at [`LIST_SCAN_MAX`].
+/// A page of messages, newest first. Ids are looked through in steps.
 pub(crate) async fn page(
     conn: &mut Connection,
     scope: Scope,
@@ -187,19 +187,13 @@ pub(crate) async fn page(
         Scope::User(_) => SCAN_USER,
     };
     let unfiltered = *filter == MessageFilter::default();
-    let limit = usize::try_from(limit.max(1)).unwrap_or(usize::MAX);
     let lowest = filter.from.map_or(Uuid::nil(), |from| first_id_at(Time(from.0.saturating_sub(DAY_MS))));
     let highest = filter.until.map_or(Uuid::max(), |until| first_id_at(until.plus(CLOCKS_DIFFER)));
-    let mut below = after.map_or(highest, |after| after.0.min(highest));
-    // One more than the page shows whether there is a next one.
-    let mut step = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1).min(LIST_SCAN_MAX);
-    let mut left = LIST_SCAN_MAX;
-    let mut hits = Vec::new();
-    let mut ended = false;
-    while hits.len() <= limit && left > 0 && !ended {
-        let size = step.min(left);
+    let place = |(id, _): &(Uuid, bool)| *id;
+    let mut scan = Scan::new(limit, after.map_or(highest, |after| after.0.min(highest)));
+    while let Some(size) = scan.next_step() {
         let rows: Vec<(Uuid, bool)> = sqlx::query_as(text)
-            .bind(below)
+            .bind(scan.below)
             .bind(lowest)
             .bind(scope.user())
             .bind(filter.status.map(|s| s as i16))
@@ -213,19 +207,10 @@ pub(crate) async fn page(
             .fetch_all(&mut *conn)
             .await
             .map_err(failed)?;
-        let seen = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-        ended = seen < size;
-        left -= seen;
-        below = rows.last().map_or(below, |(id, _)| *id);
-        hits.extend(rows.into_iter().filter_map(|(id, hit)| (unfiltered || hit).then_some(MessageId(id))));
-        step = step.saturating_mul(4);
+        scan.add(size, rows, place, |(_, hit)| unfiltered || *hit);
     }
-    let next = if hits.len() > limit {
-        hits.truncate(limit);
-        hits.last().map(|id| id.0)
-    } else {
-        (!ended).then_some(below)
-    };
+    let Page { items, next } = scan.page(place);
+    let hits: Vec<MessageId> = items.into_iter().map(|(id, _)| MessageId(id)).collect();
     let mut found: HashMap<MessageId, Message> =
         messages(conn, scope, &hits).await?.into_iter().map(|m| (m.id, m)).collect();
     Ok(Page { items: hits.iter().filter_map(|id| found.remove(id)).collect(), next })

@@ -26,6 +26,7 @@ pub(crate) mod operations;
 pub(crate) mod ownership;
 pub(crate) mod people;
 pub(crate) mod rows;
+mod scan;
 pub(crate) mod sessions;
 
 use super::{Backend, Db, dialect};
