@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sanasr_shared::ids::UserId;
 use sanasr_shared::ports::journal::UNDER_WAY_MAX;
-use sanasr_shared::ports::store::{Scope, StoreError};
+use sanasr_shared::ports::store::{Scope, Store, StoreError};
 
 use super::frame::{Frame, render};
 use super::hub::Listener;
@@ -67,7 +67,12 @@ impl Reader {
         scope: Scope,
         n: i64,
     ) -> Result<Self, StoreError> {
-        let from = reads.run(user, async move |store| store.events_back(scope, n).await).await?;
+        let back = async move |store: Arc<dyn Store>| {
+            // A number of the future, as after a restored backup, stands for now.
+            let newest = store.newest_events().await?.last;
+            store.events_back(scope, n.min(newest)).await
+        };
+        let from = reads.run(user, back).await?;
         // The event itself has been seen.
         let sent = Sent { order: VecDeque::new(), numbers: HashSet::from([n]) };
         let past = Past { reads, user, scope, from, stage: Stage::Reading, ready: VecDeque::new(), sent };
