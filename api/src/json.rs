@@ -33,13 +33,38 @@ pub(crate) struct Fault {
 enum FaultKind {
     /// A name stands twice in one object.
     Twice,
-    /// A string has half of a surrogate pair: JSON, but no text.
-    Surrogate,
+    /// It is JSON, but a value in it can't be held.
+    Unreadable(&'static Unreadable),
     /// It isn't JSON, or too much of it, in words.
     Syntax(String),
     /// It is JSON, but no object.
     NoObject,
 }
+
+/// A value that is JSON, but can't be held.
+#[derive(Debug, PartialEq, Eq)]
+struct Unreadable {
+    /// How the crate's error begins. Tests hold these words to the crate's.
+    crate_says: &'static str,
+    code: &'static str,
+    message: &'static str,
+}
+
+const HALF_A_PAIR: &str = "The text has half of a surrogate pair, such as \\ud83d alone: a character was cut in two.";
+const UNREADABLE: [Unreadable; 4] = [
+    Unreadable { crate_says: "lone leading surrogate in hex escape", code: "invalid_text", message: HALF_A_PAIR },
+    Unreadable { crate_says: "unexpected end of hex escape", code: "invalid_text", message: HALF_A_PAIR },
+    Unreadable {
+        crate_says: "number out of range",
+        code: "out_of_range",
+        message: "The number is too large. The largest is about 1.8e308.",
+    },
+    Unreadable {
+        crate_says: "recursion limit exceeded",
+        code: "too_deep",
+        message: "Objects and arrays may be nested 127 deep at most.",
+    },
+];
 
 /// An object that holds a list of items, each of which may be refused for itself.
 pub(crate) struct Listed {
@@ -61,11 +86,7 @@ impl From<Fault> for Problem {
         let place = if fault.path.is_empty() { "body".to_owned() } else { fault.path.clone() };
         match fault.kind {
             FaultKind::Twice => errors.add(place, "given_twice", "This name stands twice in one object."),
-            FaultKind::Surrogate => errors.add(
-                place,
-                "invalid_text",
-                "The text has half of a surrogate pair, such as \\ud83d alone: a character was cut in two.",
-            ),
+            FaultKind::Unreadable(value) => errors.add(place, value.code, value.message),
             FaultKind::NoObject => return Self::field("body", "invalid_type", "The body must be a JSON object."),
             FaultKind::Syntax(said) => {
                 let within = if fault.path.is_empty() { "" } else { ", in " };
@@ -137,19 +158,16 @@ fn finish(bytes: &[u8], reader: Reader<'_>) -> Result<Value, Fault> {
         let noted = reader.noted.take();
         let (path, twice) = noted.map_or((String::new(), false), |noted| (noted.path, noted.twice));
         let said = error.to_string();
-        let kind = match said.as_str() {
+        let unreadable = UNREADABLE.iter().find(|value| said.starts_with(value.crate_says));
+        let kind = match unreadable {
             _ if twice => FaultKind::Twice,
-            // A test holds the words to those of the crate.
-            said if SURROGATE.iter().any(|words| said.starts_with(words)) => FaultKind::Surrogate,
-            _ if is_utf16(bytes) => FaultKind::Syntax("it is in UTF-16, and must be in UTF-8".to_owned()),
-            _ => FaultKind::Syntax(said),
+            Some(value) => FaultKind::Unreadable(value),
+            None if is_utf16(bytes) => FaultKind::Syntax("it is in UTF-16, and must be in UTF-8".to_owned()),
+            None => FaultKind::Syntax(said),
         };
         Fault { path, kind }
     })
 }
-
-/// What the crate says of half a surrogate pair.
-const SURROGATE: [&str; 2] = ["lone leading surrogate in hex escape", "unexpected end of hex escape"];
 
 fn is_utf16(bytes: &[u8]) -> bool {
     matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{', 0, ..] | [0, b'{', ..])
@@ -326,6 +344,13 @@ mod tests {
         (fault.path, fault.kind)
     }
 
+    fn unreadable(text: &str) -> (String, &'static str) {
+        match fault(text) {
+            (path, FaultKind::Unreadable(value)) => (path, value.code),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
     #[test]
     fn values_are_read_as_they_are() {
         let text = r#"{"a": [1, -2, 2.5, "x\ny", true, null], "b": {"c": ""}, "a2": 18446744073709551615}"#;
@@ -366,7 +391,7 @@ mod tests {
                 (format!(r#"{{"text": "cut {half}", "more": 1}}"#), "text"),
                 (format!(r#"{{"messages": [{{}}, {{"contact": {{"name": "{half}"}}}}]}}"#), "messages[1].contact.name"),
             ] {
-                assert_eq!(fault(&text), (path.to_owned(), FaultKind::Surrogate), "{text}");
+                assert_eq!(unreadable(&text), (path.to_owned(), "invalid_text"), "{text}");
             }
         }
         let problem = Problem::from(parse(br#"{"text": "\ud83d"}"#).expect_err("half a pair"));
@@ -375,15 +400,38 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_cannot_be_held_is_named() {
+        for number in ["1e999", "-1e999", "1e400", &"9".repeat(400)] {
+            let text = format!(r#"{{"messages": [{{"location": {{"latitude": {number}}}}}]}}"#);
+            assert_eq!(unreadable(&text), ("messages[0].location.latitude".to_owned(), "out_of_range"), "{number}");
+        }
+        let deep = format!(r#"{{"a": {}{}}}"#, "[".repeat(127), "]".repeat(127));
+        let (path, code) = unreadable(&deep);
+        assert!(path.starts_with("a[0][0]") && code == "too_deep", "{path} {code}");
+        let deep = format!(r#"{{"a": {}{}}}"#, "[".repeat(126), "]".repeat(126));
+        assert!(parse(deep.as_bytes()).is_ok());
+    }
+
+    #[test]
     fn an_item_that_cannot_be_read_does_not_keep_the_others() {
-        let text = r#"{"before": {"a": 1}, "messages": [{"text": "a"}, {"text": "\ud83d"}, {"to": 1, "to": 2}, 5, "\ud83d"], "after": 1}"#;
-        for text in [text.to_owned(), format!("\u{feff}{text}")] {
+        let text = r#"{"before": {"a": 1}, "messages": [{"text": "a"}, {"text": "\ud83d"}, {"to": 1, "to": 2}, 5, "\ud83d", {"to": 1e999}, DEEP], "after": 1}"#;
+        let deep = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
+        let text = text.replace("DEEP", &deep);
+        for text in [text.clone(), format!("\u{feff}{text}")] {
             let Listed { map, faults } = parse_listed(text.as_bytes(), "messages").expect("readable");
             assert_eq!((&map["before"], &map["after"]), (&json!({"a": 1}), &json!(1)));
             let items = map["messages"].as_array().expect("items");
-            assert_eq!((items.len(), &items[0], &items[3]), (5, &json!({"text": "a"}), &json!(5)));
-            let said: Vec<_> = faults.iter().map(|(at, fault)| (*at, fault.path.as_str())).collect();
-            assert_eq!(said, [(1, "messages[1].text"), (2, "messages[2].to"), (4, "messages[4]")]);
+            assert_eq!((items.len(), &items[0], &items[3]), (7, &json!({"text": "a"}), &json!(5)));
+            let said: Vec<_> =
+                faults.iter().map(|(at, fault)| (*at, &fault.path[..15.min(fault.path.len())])).collect();
+            let places = [
+                (1, "messages[1].tex"),
+                (2, "messages[2].to"),
+                (4, "messages[4]"),
+                (5, "messages[5].to"),
+                (6, "messages[6][0]["),
+            ];
+            assert_eq!(said, places);
             assert_ne!(items[1], items[2], "what was sent counts for the idempotency key");
         }
         let good = parse_listed(br#"{"messages": [1, 2]}"#, "messages").expect("readable");
@@ -408,9 +456,7 @@ mod tests {
 
     #[test]
     fn what_is_no_json_or_too_much_of_it_is_refused() {
-        for wrong in
-            ["", "\u{feff}", "{", "{} {}", "nope", "{\"a\": 1e999}", "[1,]", "{\"a\": NaN}", "\u{feff}\u{feff}{}"]
-        {
+        for wrong in ["", "\u{feff}", "{", "{} {}", "nope", "[1,]", "{\"a\": NaN}", "\u{feff}\u{feff}{}"] {
             assert!(matches!(fault(wrong).1, FaultKind::Syntax(_)), "{wrong}");
         }
         assert_eq!(fault("{\"a\": {\"b\": \"line\nbreak\"}}").0, "a.b");

@@ -36,9 +36,9 @@ const COUNTRY_CODES_3: &[u32] = &[
 const TRUNK_ZERO: &[u32] = &[
     20, 27, 31, 32, 33, 40, 41, 43, 44, 46, 49, 51, 53, 58, 60, 61, 62, 63, 64, 66, 81, 82, 84, 86, 90, 91, 92, 93, 94,
     95, 98, 211, 212, 213, 218, 231, 232, 233, 234, 243, 249, 250, 251, 252, 254, 255, 256, 260, 261, 262, 263, 264,
-    265, 291, 353, 355, 358, 359, 370, 373, 374, 377, 380, 381, 382, 383, 385, 386, 387, 389, 421, 423, 508, 590, 591,
-    593, 594, 595, 596, 598, 686, 850, 855, 856, 880, 886, 961, 962, 963, 964, 966, 967, 970, 971, 972, 976, 977, 994,
-    995, 996,
+    265, 291, 353, 355, 358, 359, 373, 374, 377, 380, 381, 382, 383, 385, 386, 387, 389, 421, 423, 508, 590, 591, 593,
+    594, 595, 596, 598, 686, 850, 855, 856, 880, 886, 961, 962, 963, 964, 966, 967, 970, 971, 972, 976, 977, 994, 995,
+    996,
 ];
 /// Country codes after which a number may begin with 0, and with what such a number begins. From libphonenumber 9.0.43.
 const KEEPS_ZERO: &[(u32, &str)] = &[
@@ -57,6 +57,18 @@ const KEEPS_ZERO: &[(u32, &str)] = &[
     (883, "0"),
     (979, "0"),
     (992, "0"),
+];
+
+/// Countries in which a number dialled within the country begins, or began, with 8: their code, the digits of a number
+/// without it, and what may stand before them, the longest first. The 8 may be a number's own first digit, too, so only the
+/// length tells. From libphonenumber 9.0.43, and for 992 and 998 from their plans before 2020.
+const TRUNK_EIGHT: &[(u32, usize, &[&str])] = &[
+    (7, 10, &["8"]),
+    (370, 8, &["8", "0"]),
+    (375, 9, &["80", "8", "0"]),
+    (992, 9, &["8"]),
+    (993, 8, &["8"]),
+    (998, 9, &["8"]),
 ];
 
 /// Digits of the shortest number that E.164 makes possible here: a country code and four digits.
@@ -142,8 +154,14 @@ fn written_number(text: &str) -> Result<Recipient, String> {
             '0'..='9' => digits.push(c),
             '(' => group = Some(digits.len()),
             ')' => {
-                if let Some(at) = group.take().filter(|at| *at > 0 && digits[*at..] == *"0") {
-                    check_optional_zero(&digits[..at])?;
+                let alone = group.take().filter(|at| *at > 0).map(|at| digits.split_at(at));
+                match alone {
+                    Some((before, "0")) => check_optional(before, "0")?,
+                    Some((before, "8")) => {
+                        check_optional(before, "8")?;
+                        digits.pop();
+                    }
+                    _ => {}
                 }
             }
             _ if is_separator(c) => {}
@@ -166,16 +184,24 @@ fn written_number(text: &str) -> Result<Recipient, String> {
     number(&digits)
 }
 
-/// Whether these digits are a country code after which `(0)` means the 0 of calls within the country. The 0 itself is left
-/// out with any other ([`without_trunk_zero`]).
-fn check_optional_zero(before: &str) -> Result<(), String> {
+/// Whether the digits before `(0)` or `(8)` are a country code after which that means the digit of calls within the country.
+/// The 0 itself is left out with any other ([`without_trunk`]).
+fn check_optional(before: &str, digit: &str) -> Result<(), String> {
+    let dropped = |code| match trunk_eight(code) {
+        Some((_, _, trunks)) => trunks.contains(&digit),
+        None => digit == "0" && is_in(TRUNK_ZERO, code),
+    };
     match country_code(before) {
-        Some(code) if code.len() == before.len() && is_in(TRUNK_ZERO, code) => Ok(()),
+        Some(code) if code.len() == before.len() && dropped(code) => Ok(()),
         _ => Err(format!(
-            "It isn't clear whether the 0 in +{before} (0) belongs to the number. Write it as it is dialled from abroad, such \
-             as +15551234567."
+            "It isn't clear whether the {digit} in +{before} ({digit}) belongs to the number. Write it as it is dialled from \
+             abroad, such as +15551234567."
         )),
     }
+}
+
+fn trunk_eight(code: &str) -> Option<&'static (u32, usize, &'static [&'static str])> {
+    TRUNK_EIGHT.iter().find(|(of, ..)| code == of.to_string())
 }
 
 /// A number by all its digits, the country code's first.
@@ -186,14 +212,14 @@ fn number(digits: &str) -> Result<Recipient, String> {
         );
     }
     let within = |digits: &str| (MIN_DIGITS..=MAX_DIGITS).contains(&digits.len());
-    // A 0 that will be dropped may be one digit too many.
+    // A digit that will be dropped may be one too many.
     if !within(digits) && digits.len() != MAX_DIGITS + 1 {
         return Err(length());
     }
     let Some(code) = country_code(digits) else {
         return Err("The number doesn't begin with a country code. Write it as +15551234567.".to_owned());
     };
-    let national = without_trunk_zero(code, &digits[code.len()..])?;
+    let national = without_trunk(code, &digits[code.len()..])?;
     let number = format!("{code}{national}");
     if within(&number) { Ok(Recipient(format!("+{number}"))) } else { Err(length()) }
 }
@@ -203,7 +229,13 @@ fn length() -> String {
 }
 
 /// The digits after the country code, as they are dialled from abroad: `0170 …` in Germany is `170 …`.
-fn without_trunk_zero<'a>(code: &str, national: &'a str) -> Result<&'a str, String> {
+fn without_trunk<'a>(code: &str, national: &'a str) -> Result<&'a str, String> {
+    if let Some((_, length, trunks)) = trunk_eight(code) {
+        let longer = trunks.iter().find_map(|trunk| national.strip_prefix(trunk).filter(|rest| rest.len() == *length));
+        if let Some(rest) = longer {
+            return Ok(rest);
+        }
+    }
     let kept = KEEPS_ZERO.iter().any(|(of, begin)| code == of.to_string() && national.starts_with(begin));
     let Some(rest) = national.strip_prefix('0').filter(|_| !kept) else { return Ok(national) };
     if is_in(TRUNK_ZERO, code) && !rest.starts_with('0') {
@@ -290,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_zero_of_calls_within_a_country_never_makes_a_wrong_number() {
+    fn the_digit_of_calls_within_a_country_never_makes_a_wrong_number() {
         for (text, expected) in [
             ("+44 (0)20 7946 0958", "+442079460958"),
             ("+44(0) 20 7946 0958", "+442079460958"),
@@ -317,6 +349,24 @@ mod tests {
             ("+38 (050) 123-45-67", "+380501234567"),
             ("+20 10 0123 4567", "+201001234567"),
             ("+1 (800) 555 0100", "+18005550100"),
+            // A number within the country began with 8.
+            ("+370 (8) 612 34567", "+37061234567"),
+            ("+370 8 612 34567", "+37061234567"),
+            ("+370 0612 34567", "+37061234567"),
+            ("+370 612 34567", "+37061234567"),
+            ("+370 800 12345", "+37080012345"),
+            ("+375 (8) 029 123 45 67", "+375291234567"),
+            ("+375 (8 029) 123-45-67", "+375291234567"),
+            ("+375 8 29 123 45 67", "+375291234567"),
+            ("+375 (0) 29 123 45 67", "+375291234567"),
+            ("+375 029 123 45 67", "+375291234567"),
+            ("+7 8 912 345 67 89", "+79123456789"),
+            ("+7 (8) 912 345-67-89", "+79123456789"),
+            ("+7 (812) 345-67-89", "+78123456789"),
+            ("78123456789@c.us", "+78123456789"),
+            ("+998 (8) 90 123 45 67", "+998901234567"),
+            // A digit of its own for mobiles is the number's.
+            ("+54 (9) 11 2345 6789", "+5491123456789"),
             // The longest number, with a 0 too many.
             ("+49 0123456789012 3", "+491234567890123"),
         ] {
@@ -332,6 +382,9 @@ mod tests {
             ("+44 20 (0) 7946 0958", "isn't clear"),
             ("+55 (0) 15 11 91234 5678", "isn't clear"),
             ("+7 (0) 912 345 67 89", "isn't clear"),
+            ("+49 (8) 170 1234567", "isn't clear whether the 8"),
+            ("+37 (8) 0612 34567", "isn't clear whether the 8"),
+            ("+371 (8) 2123 4567", "isn't clear whether the 8"),
             ("(0)20 7946 0958", "leading 0"),
             ("+36 06 20 123 4567", "+36 no number begins with 0"),
             ("+52 01 55 1234 5678", "+52 no number begins with 0"),
@@ -386,10 +439,11 @@ mod tests {
             if let Ok(recipient) = Recipient::parse(&text) {
                 let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
                 let (given, read) = (digits(&text), digits(recipient.as_str()));
-                // At most one 0 after the country code is left out.
-                let code = country_code(&read).map_or(0, str::len);
-                let with_zero = format!("{}0{}", &read[..code], &read[code..]);
-                prop_assert!(given == read || given == with_zero, "{} was read as {}", text, recipient);
+                // Left out is at most the digit of calls within the country, after the country code.
+                let (code, national) = read.split_at(country_code(&read).map_or(0, str::len));
+                let trunks = ["", "0", "8", "80", "88"];
+                let is_given = trunks.iter().any(|trunk| given == format!("{code}{trunk}{national}"));
+                prop_assert!(is_given, "{} was read as {}", text, recipient);
                 prop_assert_eq!(Recipient::parse(recipient.as_str()), Ok(recipient));
             }
         }

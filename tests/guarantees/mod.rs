@@ -8,6 +8,7 @@ mod cancel;
 mod edge;
 mod events;
 mod first_run;
+mod full_disk;
 mod greed;
 mod hangups;
 mod idempotency;

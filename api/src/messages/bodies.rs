@@ -102,7 +102,7 @@ pub(crate) struct Card {
     /// The phone number.
     #[schema(min_length = 1, max_length = 64, examples("+15551234567"))]
     phone: Option<String>,
-    /// A vCard's text: begins with `BEGIN:VCARD`.
+    /// One vCard's text, from its line `BEGIN:VCARD` to `END:VCARD`.
     #[schema(min_length = 1, max_length = 16384)]
     vcard: Option<String>,
 }

@@ -459,15 +459,31 @@ fn read_contact(fields: &mut Fields<'_>) -> Contact {
     let vcard = fields.text("vcard", VCARD);
     // Files of cards may begin with a byte order mark.
     let vcard = vcard.map(|vcard| vcard.trim_start_matches('\u{feff}').to_owned());
-    if vcard.as_deref().is_some_and(|vcard| !begins_card(vcard)) {
-        fields.fail("vcard", "invalid_vcard", "Must begin with BEGIN:VCARD.");
+    if let Err(wrong) = vcard.as_deref().map_or(Ok(()), check_card) {
+        fields.fail("vcard", "invalid_vcard", wrong);
     }
     Contact { name, phone, vcard }
 }
 
-fn begins_card(vcard: &str) -> bool {
-    const BEGIN: &str = "BEGIN:VCARD";
-    vcard.trim_start().get(..BEGIN.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(BEGIN))
+/// Whether the text is one vCard, which may hold others as its agents (version 2.1).
+fn check_card(text: &str) -> Result<(), &'static str> {
+    let is = |line: &str, other: &str| line.trim().eq_ignore_ascii_case(other);
+    let mut lines = text.lines().skip_while(|line| line.trim().is_empty());
+    if !lines.next().is_some_and(|line| is(line, "BEGIN:VCARD")) {
+        return Err("Must begin with a line BEGIN:VCARD.");
+    }
+    let mut open = 1_u32;
+    for line in lines {
+        match open {
+            0 if is(line, "BEGIN:VCARD") => return Err("Must be one vCard. Send each in a message of its own."),
+            0 if !line.trim().is_empty() => return Err("Must end with a line END:VCARD."),
+            0 => {}
+            _ if is(line, "BEGIN:VCARD") => open += 1,
+            _ if is(line, "END:VCARD") => open -= 1,
+            _ => {}
+        }
+    }
+    if open == 0 { Ok(()) } else { Err("Must end with a line END:VCARD.") }
 }
 
 /// When to send it, if not at once, and when it is worthless.
@@ -551,6 +567,29 @@ mod tests {
         let base64 = STANDARD.encode(bytes);
         let mime_type = if bytes == OPUS { "audio/ogg" } else { "audio/wav" };
         json!({"to": "+15551234567", "type": "audio", "media": {"base64": base64, "mime_type": mime_type, "voice": voice}})
+    }
+
+    #[test]
+    fn a_card_is_one_whole_vcard() {
+        for good in [
+            "BEGIN:VCARD\nEND:VCARD",
+            "\r\nbegin:vcard\r\nFN:Jane\r\nend:vcard\r\n\r\n",
+            "BEGIN:VCARD\nAGENT:\nBEGIN:VCARD\nFN:Joe\nEND:VCARD\nEND:VCARD\n",
+        ] {
+            assert_eq!(check_card(good), Ok(()), "{good:?}");
+        }
+        let one = "BEGIN:VCARD\nFN:Jane\nEND:VCARD\n";
+        for (bad, said) in [
+            ("Jane", "begin"),
+            ("BEGIN:VCARDS\nEND:VCARD", "begin"),
+            ("FN:Jane\nBEGIN:VCARD\nEND:VCARD", "begin"),
+            ("BEGIN:VCARD", "end"),
+            ("BEGIN:VCARD\nFN:Jane\n", "end"),
+            ("BEGIN:VCARD\nFN:Jane\nEND:VCARD\nFN:Joe\n", "end"),
+            (&one.repeat(2), "one vCard"),
+        ] {
+            assert!(check_card(bad).is_err_and(|wrong| wrong.contains(said)), "{bad:?}");
+        }
     }
 
     #[test]

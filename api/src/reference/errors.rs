@@ -235,7 +235,7 @@ const FIELDS: &[Row] = &[
         "invalid_recipient",
         "No message can go to this recipient.",
         "It is neither a phone number with a country code nor a WhatsApp id that ends in `@c.us`, `@s.whatsapp.net`, `@g.us` \
-         or `@lid`; or it has a 0 after its country code that may or may not belong to it.",
+         or `@lid`; or it has `(0)` or `(8)` after its country code, which may or may not belong to it.",
         "Write a number as `+15551234567`: with the country code, without a leading 0 or 00, as it is dialled from abroad.",
     ),
     (
@@ -265,9 +265,9 @@ const FIELDS: &[Row] = &[
     ),
     (
         "invalid_vcard",
-        "The text is no vCard.",
-        "It must begin with `BEGIN:VCARD`.",
-        "Send a whole vCard, or `name` and `phone`.",
+        "The text isn't one vCard.",
+        "It must begin with a line `BEGIN:VCARD`, end with a line `END:VCARD` and hold no second card.",
+        "Send one whole vCard, or `name` and `phone`.",
     ),
     (
         "not_allowed",
@@ -284,10 +284,16 @@ const FIELDS: &[Row] = &[
     (
         "out_of_range",
         "The number is too small or too large.",
-        "`detail` names the bounds.",
+        "`detail` names the bounds. In a 400: a number beyond about 1.8e308.",
         "Give a number within them.",
     ),
     ("required", "The field is needed.", "It is absent or null.", "Give it."),
+    (
+        "too_deep",
+        "The JSON is nested too deep.",
+        "In a 400: objects and arrays may be nested 127 deep. No request needs more than four.",
+        "Send the fields that the reference names.",
+    ),
     (
         "too_late",
         "The time is too far ahead.",

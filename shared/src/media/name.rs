@@ -3,7 +3,9 @@
 //! What must hold: a name is decoded first and cut then, so that no encoding hides a slash; of a path only the last part is
 //! kept.
 
-use percent_encoding::percent_decode_str;
+use std::collections::BTreeMap;
+
+use percent_encoding::{percent_decode, percent_decode_str};
 
 use crate::mime_text::{encoded_words, guessed, in_charset};
 
@@ -71,15 +73,18 @@ fn decoded(text: &str) -> String {
 
 fn of(disposition: &[u8], plain: impl FnOnce(String) -> String) -> Option<String> {
     let (mut extended, mut simple) = (None, None);
+    let mut pieces = Pieces::default();
     for (name, value) in parameters(disposition) {
         // The first of two is meant.
         if name.eq_ignore_ascii_case(b"filename*") {
             extended = extended.or_else(|| extended_value(&guessed(&value)));
         } else if name.eq_ignore_ascii_case(b"filename") {
             simple = simple.or(Some(value));
+        } else {
+            pieces.take(name, &value);
         }
     }
-    extended.and_then(|name| kept(&name)).or_else(|| {
+    extended.or_else(|| pieces.joined()).and_then(|name| kept(&name)).or_else(|| {
         let name = guessed(&simple?);
         let words = encoded_words(&name);
         kept(&if words == name { plain(name) } else { words })
@@ -96,6 +101,50 @@ fn extended_value(value: &str) -> Option<String> {
         }
         // Without a character set it isn't one, and clients send it.
         _ => Some(guessed(&percent_decode_str(value).collect::<Vec<u8>>())),
+    }
+}
+
+/// A long name in pieces, as mail libraries fold it: `filename*0*=utf-8''te; filename*1*=st%C3%A9; filename*2=".pdf"` (RFC
+/// 2231, section 3).
+#[derive(Default)]
+struct Pieces(BTreeMap<u16, Piece>);
+
+struct Piece {
+    is_encoded: bool,
+    value: Vec<u8>,
+}
+
+impl Pieces {
+    /// Takes a parameter if it is a piece.
+    fn take(&mut self, name: &[u8], value: &[u8]) {
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let Some(number) = name.strip_prefix("filename*") else { return };
+        let (number, is_encoded) = number.strip_suffix('*').map_or((number, false), |number| (number, true));
+        if let Ok(number) = number.parse() {
+            self.0.entry(number).or_insert_with(|| Piece { is_encoded, value: value.to_vec() });
+        }
+    }
+
+    /// The pieces from the first up to a missing one, as one name.
+    fn joined(self) -> Option<String> {
+        let (mut charset, mut bytes) = (None, Vec::new());
+        for (expected, (number, piece)) in (0..).zip(self.0) {
+            if number != expected {
+                break;
+            }
+            let Piece { is_encoded, mut value } = piece;
+            if is_encoded && number == 0 {
+                // `charset'language'` stands before the first one.
+                let mut parts = value.splitn(3, |byte| *byte == b'\'');
+                if let (Some(set), Some(_), Some(text)) = (parts.next(), parts.next(), parts.next()) {
+                    charset = Some(guessed(set));
+                    value = text.to_vec();
+                }
+            }
+            if is_encoded { bytes.extend(percent_decode(&value)) } else { bytes.extend(value) }
+        }
+        let name = charset.and_then(|charset| in_charset(&charset, &bytes)).unwrap_or_else(|| guessed(&bytes));
+        (!name.is_empty()).then_some(name)
     }
 }
 
@@ -177,6 +226,11 @@ mod tests {
             (b"form-data; name=\"file\"; filename*=test%C3%A9.pdf", Some("testé.pdf")),
             (b"form-data; name=\"file\"; filename*=utf-8''%2Fetc%2Fpasswd", Some("passwd")),
             (b"form-data; name=\"file\"; filename*=utf-8''..; filename=\"a.pdf\"", Some("a.pdf")),
+            (b"form-data; name=file; filename*0*=utf-8'en'te; filename*1*=st%C3; filename*2*=%A9; filename*3=\"%1.pdf\"", Some("testé%1.pdf")),
+            (b"form-data; name=file; FileName*1=\"b.pdf\"; FILENAME*0=\"a\"; filename=\"x.pdf\"", Some("ab.pdf")),
+            (b"form-data; name=file; filename*0*=iso-8859-1''t%E9; filename*2=c; filename=\"x.pdf\"", Some("té")),
+            (b"form-data; name=file; filename*0*=utf-8''a%2F; filename*1*=b.pdf", Some("b.pdf")),
+            (b"form-data; name=file; filename*1=b.pdf; filename*70000=c; filename*x=d; filename=x.pdf", Some("x.pdf")),
             // RFC 2047: .NET, older Python.
             (b"form-data; name=\"file\"; filename=\"=?utf-8?B?dGVzdMOpLnBkZg==?=\"", Some("testé.pdf")),
             (b"form-data; name=file; filename==?utf-8?B?dGVzdMOpLnBkZg==?=", Some("testé.pdf")),
