@@ -64,6 +64,7 @@ use sanasr_shared::ports::signals::Signals;
 use sanasr_shared::ports::store::Store;
 use sanasr_shared::secret::SecretKey;
 use sanasr_shared::settings::{AcceptSettings, HttpSettings, MediaSettings, TokenSettings};
+use tower::ServiceBuilder;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
@@ -201,8 +202,12 @@ fn finish(routes: Router, app: Option<App>, edge: Edge, cors: Option<CorsLayer>)
         .method_not_allowed_fallback(move |request: Request| {
             edge::refuse(known.clone(), request, Problem::method_not_allowed())
         })
-        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(Compressible))
-        .layer(from_fn_with_state(edge, edge::edge));
+        // As one layer: each costs several allocations a request.
+        .layer(
+            ServiceBuilder::new()
+                .layer(from_fn_with_state(edge, edge::edge))
+                .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(Compressible)),
+        );
     let inner = match cors {
         Some(cors) => inner.layer(cors),
         None => inner,
