@@ -16,7 +16,7 @@ use crate::connections::Watch;
 use crate::problem::Problem;
 
 /// Bytes of a request's line and headers, at most.
-pub(crate) const HEAD_BYTES_MAX: usize = 24 << 10;
+pub(crate) const HEAD_BYTES_MAX: usize = 20 << 10;
 /// Answers of the parser's own are shorter than this.
 const REFUSAL_BYTES_MAX: usize = 256;
 

@@ -23,7 +23,7 @@ use super::service::{Process, Service};
 /// Connections with an unfinished head.
 const HALF_OPEN: u32 = 2_000;
 /// Bytes of an unfinished head: about as many as a head may have.
-const HEAD_BYTES: usize = 23_000;
+const HEAD_BYTES: usize = 20_000;
 /// Messages of the greedy user.
 const ROWS: i64 = 30_000;
 /// Lists at once by the greedy user's key.

@@ -247,8 +247,7 @@ async fn a_body_under_way_ends_with_its_key(mode: Mode) {
 
 /// An access token's own end, and the greatest age of a login.
 async fn what_is_open_ends_with_its_token(mode: Mode) {
-    let system =
-        System::with(mode).env("SANASR_ACCESS_TOKEN_LIFE", "8s").env("SANASR_LOGIN_LIFE", "12s").start().await;
+    let system = System::with(mode).env("SANASR_ACCESS_TOKEN_LIFE", "8s").env("SANASR_LOGIN_LIFE", "12s").start().await;
     let id = message(&system.client()).await;
     system.admin().await;
     let stranger = system.stranger(0);

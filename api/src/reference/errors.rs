@@ -92,7 +92,7 @@ pub(crate) const fn problem(code: Code) -> Explained {
         ),
         Code::HeadTooLarge => (
             "The request line and the headers are too large.",
-            "Together they have at most 24 KiB, in at most 100 headers. The answer closes the connection.",
+            "Together they have at most 20 KiB, in at most 100 headers. The answer closes the connection.",
             "Send shorter headers, or put what is long in the body.",
         ),
         Code::UnsupportedMediaType => (

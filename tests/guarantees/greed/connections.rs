@@ -66,10 +66,10 @@ async fn a_head_has_a_largest_size_and_a_time(mode: Mode) {
     dripping.send(head(10)).await;
 
     let mut fine = Raw::to(origin).await;
-    fine.send(head(24_000) + "\r\n").await;
+    fine.send(head(20_000) + "\r\n").await;
     assert_eq!(fine.answer(seconds(10)).await.expect("an answer").status, 200);
     let mut large = Raw::to(origin).await;
-    large.send(head(25_000)).await;
+    large.send(head(21_000)).await;
     let refused = large.answer(seconds(10)).await.expect("an answer");
     assert_eq!((refused.status, refused.code()), (431, "head_too_large"));
     assert!(refused.head.contains("content-type: application/problem+json"), "{}", refused.head);

@@ -168,6 +168,15 @@ fn transient() -> MessageError {
     MessageError::new("disconnected", "gone", true)
 }
 
+/// 3.51.3 mends a race on the write-ahead log that could lose what was committed.
+#[tokio::test]
+async fn the_database_is_a_current_one() {
+    let mut conn = SqliteConnectOptions::new().connect().await.expect("a database in memory");
+    let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut conn).await.expect("a version");
+    let parts: Vec<u32> = version.split('.').map(|part| part.parse().expect("a number")).collect();
+    assert!(parts >= vec![3, 51, 3], "{version}");
+}
+
 #[tokio::test]
 async fn a_message_goes_its_way_to_read() {
     let bench = Bench::new(None).await;
