@@ -169,7 +169,7 @@ fn message_rows() -> Vec<Row> {
         // Parts of other types.
         (with(json!({ "media": { "url": "https://example.org/a.png" } })), &["media"]),
         (with(json!({ "location": { "latitude": 1, "longitude": 1 } })), &["location"]),
-        (with(json!({ "contact": { "vcard": "BEGIN:VCARD" } })), &["contact"]),
+        (with(json!({ "contact": { "vcard": "BEGIN:VCARD\nEND:VCARD" } })), &["contact"]),
         (with(json!({ "caption": "none here" })), &["caption"]),
         // Everything at once.
         (
@@ -264,7 +264,8 @@ fn place_and_card_rows() -> Vec<Row> {
         (contact(json!({ "name": "Ann", "phone": "120363025246125486@g.us" })), &["contact.phone"]),
         (contact(json!({ "vcard": "no card" })), &["contact.vcard"]),
         (contact(json!({ "vcard": "BEGIN:VCARD\u{0}" })), &["contact.vcard"]),
-        (contact(json!({ "vcard": "BEGIN:VCARD", "name": "Ann" })), &["contact.name"]),
+        (contact(json!({ "vcard": "BEGIN:VCARD\nFN:Ann\n" })), &["contact.vcard"]),
+        (contact(json!({ "vcard": "BEGIN:VCARD\nEND:VCARD", "name": "Ann" })), &["contact.name"]),
         (contact(json!({ "name": "Ann", "phone": "+15553001001", "age": 5 })), &["contact.age"]),
     ]
 }

@@ -55,7 +55,7 @@ async fn a_full_disk_loses_nothing_and_is_told() {
     client.connect("default").await;
     let text = "x".repeat(4_000);
     let send = async |number: usize| {
-        let to = format!("+1555309{number:04}");
+        let to = format!("+1555309{:04}", 1_000 + number);
         client.send(&json!({ "to": to, "type": "text", "text": text })).await
     };
     assert_eq!(send(0).await.status, 202);
