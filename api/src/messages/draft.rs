@@ -468,7 +468,7 @@ fn read_contact(fields: &mut Fields<'_>) -> Contact {
 /// Whether the text is one vCard, which may hold others as its agents (version 2.1).
 fn check_card(text: &str) -> Result<(), &'static str> {
     let is = |line: &str, other: &str| line.trim().eq_ignore_ascii_case(other);
-    let mut lines = text.lines().skip_while(|line| line.trim().is_empty());
+    let mut lines = text.split(['\r', '\n']).skip_while(|line| line.trim().is_empty());
     if !lines.next().is_some_and(|line| is(line, "BEGIN:VCARD")) {
         return Err("Must begin with a line BEGIN:VCARD.");
     }
@@ -573,6 +573,7 @@ mod tests {
     fn a_card_is_one_whole_vcard() {
         for good in [
             "BEGIN:VCARD\nEND:VCARD",
+            "BEGIN:VCARD\rFN:Jane\rEND:VCARD\r",
             "\r\nbegin:vcard\r\nFN:Jane\r\nend:vcard\r\n\r\n",
             "BEGIN:VCARD\nAGENT:\nBEGIN:VCARD\nFN:Joe\nEND:VCARD\nEND:VCARD\n",
         ] {
