@@ -291,13 +291,19 @@ impl WhatsappSettings {
         #[cfg(feature = "whatsapp-test-server")]
         return Ok(self.whatsapp_url.as_deref());
         #[cfg(not(feature = "whatsapp-test-server"))]
-        match std::env::var_os("SANASR_WHATSAPP_URL") {
-            None => Ok(None),
-            Some(_) => {
-                Err("SANASR_WHATSAPP_URL is set, but this program speaks to WhatsApp alone: unset it, or build it for \
-                tests with --features whatsapp-test-server"
-                    .to_owned())
-            }
+        check_no_test_server(std::env::var_os("SANASR_WHATSAPP_URL").as_deref()).map(|()| None)
+    }
+}
+
+/// In a build for users nothing may stand for WhatsApp.
+#[cfg(any(test, not(feature = "whatsapp-test-server")))]
+fn check_no_test_server(url: Option<&std::ffi::OsStr>) -> Result<(), String> {
+    match url {
+        None => Ok(()),
+        Some(_) => {
+            Err("SANASR_WHATSAPP_URL is set, but this program speaks to WhatsApp alone: unset it, or build it for \
+            tests with --features whatsapp-test-server"
+                .to_owned())
         }
     }
 }
@@ -401,6 +407,13 @@ mod tests {
         }
         assert!(parse_positive("0s").is_err());
         assert!(parse_lease("999ms").is_err());
+    }
+
+    #[test]
+    fn a_build_for_users_refuses_the_server_of_the_tests() {
+        assert_eq!(check_no_test_server(None), Ok(()));
+        let said = check_no_test_server(Some("ws://127.0.0.1:9/".as_ref())).expect_err("a server of the tests");
+        assert!(said.contains("speaks to WhatsApp alone"), "{said}");
     }
 
     #[test]
