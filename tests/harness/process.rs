@@ -181,18 +181,18 @@ impl Process {
         self.ended
     }
 
-    /// The most memory that it has had so far, in KiB, the pages of its program file among it.
+    /// The most memory that it has had so far, in KiB, including the pages of its program file.
     pub(crate) fn memory_peak_kib(&self) -> u64 {
         self.status_kib("VmHWM:")
     }
 
-    /// The memory that it has allocated and touched, in KiB, without the pages of its program file: those come and go with
-    /// what is run for the first time.
+    /// The memory that it has now, in KiB, without the pages of its program file, of which more are read as code runs for the
+    /// first time.
     pub(crate) fn memory_kib(&self) -> u64 {
         self.status_kib("RssAnon:")
     }
 
-    /// A line of `/proc/<pid>/status`, which proc(5) describes.
+    /// The number in a line of `/proc/<pid>/status`. The fields are described in proc(5).
     fn status_kib(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process's status");
         let value = status.lines().find_map(|line| line.strip_prefix(field)?.split_whitespace().next()?.parse().ok());

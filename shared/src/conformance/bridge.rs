@@ -405,7 +405,8 @@ pub async fn a_repeated_message_is_one_message(world: &dyn BridgeWorld) {
     assert_eq!(opened.send(&message).await, Attempt::Sent);
     let last = text(world.reader(2), 1);
     assert_eq!(opened.send(&last).await, Attempt::Sent);
-    // A receipt of the first attempt may end the second before that has arrived. It has when a later message has.
+    // A receipt for the first attempt ends the second one, too, perhaps before the server has it. Messages arrive in
+    // order: once a later one is there, the second attempt is.
     let id = &message.whatsapp_id;
     let [first, second, third] = &*world.received(opened.session) else { panic!("three messages arrived") };
     assert_eq!([first, second, third], [id, id, &last.whatsapp_id], "it arrived twice");
