@@ -2,7 +2,6 @@
 //!
 //! Which implementation of a port is used is decided in `roles`, and nowhere else.
 
-mod admin;
 mod bench;
 mod data_dir;
 mod descriptors;
@@ -10,6 +9,8 @@ mod env_file;
 mod env_template;
 mod first_run;
 mod roles;
+mod users;
+mod variables;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -45,8 +46,8 @@ enum Command {
     /// Bring the database's schema up to date
     Migrate(MigrateArgs),
     /// Users, from the command line
-    #[command(subcommand)]
-    Admin(admin::AdminCommand),
+    #[command(subcommand, alias = "admin")]
+    User(users::UserCommand),
     /// Measure a service: one that runs, or one that is started for it
     Bench(bench::BenchArgs),
     /// Print every setting with its default, as an env file
@@ -167,7 +168,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Api(args)) => roles::api(args).await,
         Some(Command::Worker(args)) => roles::worker(args).await,
         Some(Command::Migrate(args)) => roles::migrate(args).await,
-        Some(Command::Admin(command)) => admin::run(command).await,
+        Some(Command::User(command)) => users::run(command).await,
         Some(Command::Bench(args)) => bench::run(args).await,
         Some(Command::EnvTemplate) => {
             std::io::stdout().write_all(env_template::render().as_bytes())?;

@@ -35,7 +35,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{AllArgs, ApiArgs, MigrateArgs, WorkerArgs, data_dir, descriptors, env_file, first_run};
+use crate::{AllArgs, ApiArgs, MigrateArgs, WorkerArgs, data_dir, descriptors, env_file, first_run, variables};
 
 /// The address of the API, unless another is set.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -208,7 +208,8 @@ pub(crate) async fn open_for_administration(settings: &StoreSettings) -> anyhow:
             Ok(postgres::Postgres::connect(url, 1, nothing).await?)
         }
         None => {
-            let lock = data_dir::lock(&settings.data_dir)?;
+            let lock = data_dir::lock(&settings.data_dir)
+                .context("stop the running service for this, or use its API, which can do the same (/api/v1/users)")?;
             let store = open_embedded(&settings.data_dir, nothing).await?;
             // Held until the process ends.
             std::mem::forget(lock);
@@ -221,6 +222,7 @@ pub(crate) async fn open_for_administration(settings: &StoreSettings) -> anyhow:
 pub(crate) fn start_logs(settings: &LogSettings) -> anyhow::Result<()> {
     telemetry::init_logs(settings).map_err(anyhow::Error::msg)?;
     env_file::tell();
+    variables::warn_of_unknown();
     descriptors::raise();
     Ok(())
 }
@@ -495,7 +497,11 @@ fn require_services(store: &StoreSettings, services: &ServiceSettings) -> anyhow
     ];
     let missing: Vec<&str> = given.iter().filter(|(_, given)| !given).map(|(name, _)| *name).collect();
     if !missing.is_empty() {
-        bail!("set {}: processes of several kinds meet at PostgreSQL, RabbitMQ and Redis", missing.join(", "));
+        bail!(
+            "set {}: processes of several kinds meet at PostgreSQL, RabbitMQ and Redis. `sanasr` without a command runs \
+             everything in one process and needs none of them",
+            missing.join(", ")
+        );
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
 };
 use axum::http::request::Parts;
@@ -20,7 +20,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::future::RouteFuture;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either};
+use futures_util::future::{BoxFuture, Either, Map};
 use hyper::body::Body as _;
 use ipnet::IpNet;
 use sanasr_shared::ports::journal::ApiLog;
@@ -70,7 +70,7 @@ impl Entry {
 impl Service<Request> for Entry {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<RouteFuture<Infallible>, BoxFuture<'static, Result<Response, Infallible>>>;
+    type Future = Either<Map<RouteFuture<Infallible>, Told>, BoxFuture<'static, Result<Response, Infallible>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -83,8 +83,22 @@ impl Service<Request> for Entry {
         if let Some(uri) = without_trailing_slash(request.uri()) {
             *request.uri_mut() = uri;
         }
-        Either::Left(self.routes.call(request))
+        Either::Left(self.routes.call(request).map(tell_methods as Told))
     }
+}
+
+type Answered = Result<Response, Infallible>;
+type Told = fn(Answered) -> Answered;
+
+/// Names the methods that an endpoint knows, which only its route adds to a refusal.
+fn tell_methods(answered: Answered) -> Answered {
+    let Ok(mut response) = answered;
+    let Some((problem, id)) = response.extensions_mut().remove::<(Problem, RequestId)>() else { return Ok(response) };
+    let Some(allow) = response.headers().get(ALLOW).and_then(|allow| allow.to_str().ok()) else { return Ok(response) };
+    let told = problem.with_methods(allow).render(id.as_str());
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(CONTENT_LENGTH);
+    Ok(Response::from_parts(parts, told.into_body()))
 }
 
 async fn live_on(app: Option<App>, news: Lifecycle) -> Result<Response, Infallible> {
@@ -203,6 +217,9 @@ pub(crate) async fn edge(
     let problem = response.extensions_mut().remove::<Problem>();
     if let Some(problem) = &problem {
         response = problem.render(id.as_str());
+        if problem.code() == Code::MethodNotAllowed {
+            response.extensions_mut().insert((problem.clone(), id.clone()));
+        }
     }
     if let (Some(watch), Some(asker)) = (watch, trail.asker())
         && response.body().size_hint().exact().is_none()

@@ -1,6 +1,9 @@
 //! A reader over a JSON object that collects *every* bad field at once, each by its path, such as `media.url` or
 //! `messages[3].to`. What nobody has read in the end is an unknown field.
 
+use std::cell::RefCell;
+
+use sanasr_shared::nearest::did_you_mean;
 use sanasr_shared::time::Time;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -38,6 +41,11 @@ impl FieldErrors {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether one has this code.
+    pub(crate) fn any(&self, code: &str) -> bool {
+        self.0.iter().any(|error| error.code == code)
     }
 
     pub(crate) fn into_vec(self) -> Vec<FieldError> {
@@ -97,11 +105,13 @@ pub(crate) struct Fields<'e> {
     /// What stands before a field's name: empty, or the object's own path and a dot.
     prefix: String,
     errors: &'e mut FieldErrors,
+    /// The names that were asked for.
+    known: RefCell<Vec<&'static str>>,
 }
 
 impl<'e> Fields<'e> {
     pub(crate) fn new(map: Map<String, Value>, prefix: impl Into<String>, errors: &'e mut FieldErrors) -> Self {
-        Self { map, prefix: prefix.into(), errors }
+        Self { map, prefix: prefix.into(), errors, known: RefCell::default() }
     }
 
     /// Notes what is wrong with a field.
@@ -110,13 +120,13 @@ impl<'e> Fields<'e> {
     }
 
     /// Whether a field is given.
-    pub(crate) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &'static str) -> bool {
         self.known(name);
         self.map.get(name).is_some_and(|value| !value.is_null())
     }
 
     /// Notes a field that is missing.
-    pub(crate) fn require(&mut self, name: &str) {
+    pub(crate) fn require(&mut self, name: &'static str) {
         if !self.has(name) {
             self.fail(name, "required", "This field is needed.");
         }
@@ -135,7 +145,7 @@ impl<'e> Fields<'e> {
         }
     }
 
-    fn take(&mut self, name: &str) -> Option<Value> {
+    fn take(&mut self, name: &'static str) -> Option<Value> {
         self.known(name);
         self.map.remove(name).filter(|value| !value.is_null())
     }
@@ -144,7 +154,7 @@ impl<'e> Fields<'e> {
         self.fail(name, "invalid_type", format!("Must be {wanted}, not {}.", kind_of(value)));
     }
 
-    fn string(&mut self, name: &str) -> Option<String> {
+    fn string(&mut self, name: &'static str) -> Option<String> {
         match self.take(name)? {
             Value::String(text) => Some(text),
             other => {
@@ -154,7 +164,7 @@ impl<'e> Fields<'e> {
         }
     }
 
-    pub(crate) fn text(&mut self, name: &str, rule: TextRule) -> Option<String> {
+    pub(crate) fn text(&mut self, name: &'static str, rule: TextRule) -> Option<String> {
         let text = self.string(name)?;
         match rule.check(&text) {
             Ok(()) => Some(text),
@@ -168,7 +178,7 @@ impl<'e> Fields<'e> {
     /// A text that `parse` makes something of, or says why not.
     pub(crate) fn parsed<T>(
         &mut self,
-        name: &str,
+        name: &'static str,
         code: &'static str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
@@ -183,19 +193,19 @@ impl<'e> Fields<'e> {
     }
 
     /// One of the known words.
-    pub(crate) fn word<T: Copy>(&mut self, name: &str, known: &[T], as_str: fn(T) -> &'static str) -> Option<T> {
+    pub(crate) fn word<T: Copy>(&mut self, name: &'static str, known: &[T], as_str: fn(T) -> &'static str) -> Option<T> {
         self.parsed(name, "unknown_value", |text| one_of(text, known, as_str))
     }
 
-    pub(crate) fn time(&mut self, name: &str) -> Option<Time> {
+    pub(crate) fn time(&mut self, name: &'static str) -> Option<Time> {
         self.parsed(name, "invalid_time", |text| Time::parse(text).ok_or_else(|| TIME_FORM.to_owned()))
     }
 
-    pub(crate) fn id(&mut self, name: &str) -> Option<Uuid> {
+    pub(crate) fn id(&mut self, name: &'static str) -> Option<Uuid> {
         self.parsed(name, "invalid_id", |text| Uuid::try_parse(text).map_err(|_| "Must be a UUID.".to_owned()))
     }
 
-    pub(crate) fn flag(&mut self, name: &str) -> Option<bool> {
+    pub(crate) fn flag(&mut self, name: &'static str) -> Option<bool> {
         match self.take(name)? {
             Value::Bool(flag) => Some(flag),
             other => {
@@ -205,7 +215,7 @@ impl<'e> Fields<'e> {
         }
     }
 
-    pub(crate) fn number(&mut self, name: &str, min: f64, max: f64) -> Option<f64> {
+    pub(crate) fn number(&mut self, name: &'static str, min: f64, max: f64) -> Option<f64> {
         let value = self.take(name)?;
         let Some(number) = value.as_f64() else {
             self.wrong_type(name, "a number", &value);
@@ -219,7 +229,7 @@ impl<'e> Fields<'e> {
     }
 
     /// A whole number of a partial change.
-    pub(crate) fn given_integer(&mut self, name: &str, min: u32, max: u32) -> Given<u32> {
+    pub(crate) fn given_integer(&mut self, name: &'static str, min: u32, max: u32) -> Given<u32> {
         let value = match self.given(name) {
             Given::Value(value) => value,
             Given::Null => return Given::Null,
@@ -239,7 +249,7 @@ impl<'e> Fields<'e> {
     }
 
     /// A flag of a partial change.
-    pub(crate) fn given_flag(&mut self, name: &str) -> Given<bool> {
+    pub(crate) fn given_flag(&mut self, name: &'static str) -> Given<bool> {
         match self.given(name) {
             Given::Value(Value::Bool(flag)) => Given::Value(flag),
             Given::Value(other) => {
@@ -252,7 +262,7 @@ impl<'e> Fields<'e> {
     }
 
     /// A field of a partial change, as it is.
-    pub(crate) fn given(&mut self, name: &str) -> Given<Value> {
+    pub(crate) fn given(&mut self, name: &'static str) -> Given<Value> {
         self.known(name);
         match self.map.remove(name) {
             None => Given::Absent,
@@ -261,7 +271,7 @@ impl<'e> Fields<'e> {
         }
     }
 
-    pub(crate) fn array(&mut self, name: &str) -> Option<Vec<Value>> {
+    pub(crate) fn array(&mut self, name: &'static str) -> Option<Vec<Value>> {
         match self.take(name)? {
             Value::Array(items) => Some(items),
             other => {
@@ -272,7 +282,7 @@ impl<'e> Fields<'e> {
     }
 
     /// Reads an object within this one: `read` gets its fields.
-    pub(crate) fn object<T>(&mut self, name: &str, read: impl FnOnce(&mut Fields<'_>) -> T) -> Option<T> {
+    pub(crate) fn object<T>(&mut self, name: &'static str, read: impl FnOnce(&mut Fields<'_>) -> T) -> Option<T> {
         match self.take(name)? {
             Value::Object(map) => {
                 let mut fields = Fields::new(map, format!("{}{name}.", self.prefix), self.errors);
@@ -291,21 +301,19 @@ impl<'e> Fields<'e> {
     pub(crate) fn finish(mut self) {
         for name in std::mem::take(&mut self.map).keys() {
             let shown: String = name.chars().take(NAME_MAX).collect();
-            self.fail(&shown, "unknown_field", "This field isn't known here.");
+            let meant = did_you_mean(name, self.known.borrow().iter().copied());
+            self.fail(&shown, "unknown_field", format!("This field isn't known here.{meant}"));
         }
     }
 }
 
 impl Fields<'_> {
-    /// Every field that is asked for, for the test that compares the readers with the reference.
-    #[cfg(test)]
-    fn known(&self, name: &str) {
+    /// Remembers a field that is asked for: what somebody may have meant, and, in the tests, what the reference must show.
+    fn known(&self, name: &'static str) {
+        self.known.borrow_mut().push(name);
+        #[cfg(test)]
         KNOWN.with_borrow_mut(|known| known.insert(format!("{}{name}", self.prefix)));
     }
-
-    #[cfg(not(test))]
-    #[inline]
-    fn known(&self, _: &str) {}
 }
 
 #[cfg(test)]

@@ -33,6 +33,9 @@ const CHALLENGE: &str = "Bearer realm=\"sanasr\", ApiKey realm=\"sanasr\"";
 pub(crate) enum Code {
     MalformedRequest,
     Unauthenticated,
+    InvalidApiKey,
+    TokenExpired,
+    UserInactive,
     Forbidden,
     NotFound,
     MethodNotAllowed,
@@ -48,15 +51,18 @@ pub(crate) enum Code {
     HeadTooLarge,
     Overloaded,
     Unavailable,
-    OutcomeUnknown,
+    CommitUnknown,
     Internal,
 }
 
 impl Code {
     /// Every code, by status.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::MalformedRequest,
         Self::Unauthenticated,
+        Self::InvalidApiKey,
+        Self::TokenExpired,
+        Self::UserInactive,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -73,7 +79,7 @@ impl Code {
         Self::Internal,
         Self::Overloaded,
         Self::Unavailable,
-        Self::OutcomeUnknown,
+        Self::CommitUnknown,
     ];
 
     pub(crate) const fn as_str(self) -> &'static str {
@@ -93,6 +99,9 @@ impl Code {
         match self {
             Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed_request", "Malformed request"),
             Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated", "Not authenticated"),
+            Self::InvalidApiKey => (StatusCode::UNAUTHORIZED, "invalid_api_key", "Invalid API key"),
+            Self::TokenExpired => (StatusCode::UNAUTHORIZED, "token_expired", "Token expired"),
+            Self::UserInactive => (StatusCode::UNAUTHORIZED, "user_inactive", "User deactivated"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
@@ -114,7 +123,7 @@ impl Code {
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests"),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
-            Self::OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", "Outcome unknown"),
+            Self::CommitUnknown => (StatusCode::SERVICE_UNAVAILABLE, "commit_unknown", "Outcome unknown"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
         }
     }
@@ -168,13 +177,52 @@ impl Problem {
         problem
     }
 
-    /// The same in every case: nothing is told about why.
+    /// No credentials, or none that are known.
     pub(crate) fn unauthenticated() -> Self {
         Self::new(
             Code::Unauthenticated,
             "Valid credentials are needed: `Authorization: Bearer <access token>`, `Authorization: ApiKey <key>` or \
              `X-Api-Key: <key>`.",
         )
+    }
+
+    /// An API key where an access token belongs.
+    pub(crate) fn key_as_bearer() -> Self {
+        Self::new(
+            Code::Unauthenticated,
+            "This is an API key, not an access token. Send it as `X-Api-Key: <key>`, not as `Authorization: Bearer`.",
+        )
+    }
+
+    /// A key of the right form that opens nothing. Its public part is shown, as somebody may have several.
+    pub(crate) fn invalid_api_key(lookup: &str) -> Self {
+        Self::new(
+            Code::InvalidApiKey,
+            format!(
+                "The API key sanasr_{lookup}_… isn't known, or it was revoked or has expired. Ask an admin for a new one."
+            ),
+        )
+    }
+
+    /// A genuine access token whose time is over.
+    pub(crate) fn token_expired() -> Self {
+        Self::new(
+            Code::TokenExpired,
+            "This access token has expired. Get the next one with the refresh token: POST /api/v1/auth/refresh.",
+        )
+    }
+
+    /// A genuine access token of a login that has ended before its time.
+    pub(crate) fn access_ended() -> Self {
+        Self::new(
+            Code::Unauthenticated,
+            "The login of this access token has ended: by logging out, or by a new password. Log in again.",
+        )
+    }
+
+    /// Genuine credentials of a user who was deactivated.
+    pub(crate) fn user_inactive() -> Self {
+        Self::new(Code::UserInactive, "The user of these credentials is deactivated. Ask an admin to activate it.")
     }
 
     /// Credentials that were good when the request came.
@@ -209,10 +257,15 @@ impl Problem {
     }
 
     pub(crate) fn method_not_allowed() -> Self {
-        Self::new(
-            Code::MethodNotAllowed,
-            "This endpoint doesn't know the method; the header Allow names those it knows.",
-        )
+        Self::new(Code::MethodNotAllowed, "This endpoint doesn't know the method.")
+    }
+
+    /// The same, with the methods that it knows, as the header `Allow` has them.
+    #[must_use]
+    pub(crate) fn with_methods(mut self, allow: &str) -> Self {
+        let methods: Vec<_> = allow.split(',').map(str::trim).collect();
+        self.0.detail = format!("This endpoint doesn't know the method. It knows {}.", methods.join(", ")).into();
+        self
     }
 
     pub(crate) fn not_acceptable(detail: &'static str) -> Self {
@@ -259,6 +312,11 @@ impl Problem {
         let mut errors = FieldErrors::default();
         errors.add(field, code, detail);
         Self::validation(errors)
+    }
+
+    /// The id in a path is none.
+    pub(crate) fn no_uuid() -> Self {
+        Self::field("id", "invalid_id", "Must be a UUID, such as 019ac3f2-6b1e-7c39-a6b0-3f5d1c2e4a77.")
     }
 
     pub(crate) fn idempotency_key_reused() -> Self {
@@ -368,7 +426,7 @@ impl Problem {
         if let Some(seconds) = self.0.retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.0.code == Code::Unauthenticated {
+        if self.0.code.status() == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }
         response
@@ -436,13 +494,18 @@ impl From<StoreError> for Problem {
             )
             .caused_by(error.to_string()),
             StoreError::OutcomeUnknown(_) => Self::new(
-                Code::OutcomeUnknown,
+                Code::CommitUnknown,
                 "The database was lost while it wrote, so nobody can say whether the request was carried out. \
                  Repeat it: with the same Idempotency-Key nothing is accepted twice.",
             )
             .caused_by(error.to_string()),
             StoreError::Overloaded => Self::overloaded("Too many requests wait for the database. Try again soon."),
-            StoreError::Taken(what) => Self::conflict(format!("The {what} is taken.")),
+            StoreError::Taken(what) => {
+                let mut problem = Self::conflict(format!("{what}: The {what} is taken."));
+                let detail = format!("The {what} is taken: choose another.");
+                problem.0.errors = vec![FieldError { field: (*what).to_owned(), code: "taken", detail }];
+                problem
+            }
             StoreError::Full { what: Bounded::Sessions, limit } => {
                 Self::conflict(format!("The user has {limit} sessions, which is the limit. Delete one first."))
             }

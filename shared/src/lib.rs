@@ -12,6 +12,7 @@ pub mod link_code;
 pub mod media;
 pub mod message;
 pub mod mime_text;
+pub mod nearest;
 pub mod password;
 pub mod ports;
 pub mod priority;

@@ -249,7 +249,8 @@ pub struct Contact {
     /// The phone number in E.164 form, with `name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    pub phone: Option<String>,
+    #[serde(alias = "phone")]
+    pub phone_number: Option<String>,
     /// A vCard's text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

@@ -1,7 +1,9 @@
 //! To whom a message goes: the one place that reads and writes recipients.
 
 use std::fmt;
+use std::sync::LazyLock;
 
+use phonenumber::metadata::DATABASE;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -12,8 +14,18 @@ use utoipa::ToSchema;
 #[schema(value_type = String, examples("+15551234567"))]
 pub struct Recipient(String);
 
-/// Country codes that the ITU has assigned (E.164, list of 2016-11-15 with its amendments), by length. Numbers within a
-/// country are not looked at: numbering plans change faster than software.
+/// What is made of a number without `+`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum BareNumbers {
+    /// It is refused: nobody can tell whether it begins with a country code.
+    #[default]
+    Refused,
+    /// 11 to 15 digits are taken for a number with its country code.
+    International,
+}
+
+/// Country codes that the ITU has assigned (E.164, list of 2016-11-15 with its amendments), by length. Of the numbers within
+/// a country only the length is looked at ([`check_length`]): numbering plans change faster than software.
 const COUNTRY_CODES_1: &[u32] = &[1, 7];
 const COUNTRY_CODES_2: &[u32] = &[
     20, 27, 30, 31, 32, 33, 34, 36, 39, 40, 41, 43, 44, 45, 46, 47, 48, 49, 51, 52, 53, 54, 55, 56, 57, 58, 60, 61, 62,
@@ -75,17 +87,31 @@ const TRUNK_EIGHT: &[(u32, usize, &[&str])] = &[
 const MIN_DIGITS: usize = 7;
 /// Digits of the longest number of E.164.
 const MAX_DIGITS: usize = 15;
+/// Digits of the shortest number that is taken without `+`, where that is allowed: shorter ones are often numbers of calls
+/// within a country.
+const MIN_BARE_DIGITS: usize = 11;
+/// Lengths of numbers without their country code that libphonenumber doesn't know, and WhatsApp does: Mexico's mobiles had a 1
+/// before their ten digits until 2019, and WhatsApp's ids have kept it.
+const MORE_LENGTHS: &[(&str, usize)] = &[("52", 11)];
 /// Characters of the longest text that is looked at.
 const MAX_TEXT: usize = 64;
 /// What address books and messengers write before a number.
 const PREFIXES: [&str; 2] = ["tel:", "whatsapp:"];
 
 impl Recipient {
-    /// Reads a recipient in any of the accepted forms.
+    /// Reads a recipient in any of the accepted forms; a number needs its `+`.
     ///
     /// # Errors
     /// What is wrong with it and how to mend it, in a sentence.
     pub fn parse(text: &str) -> Result<Self, String> {
+        Self::read(text, BareNumbers::Refused)
+    }
+
+    /// Reads a recipient in any of the accepted forms.
+    ///
+    /// # Errors
+    /// What is wrong with it and how to mend it, in a sentence.
+    pub fn read(text: &str, bare_numbers: BareNumbers) -> Result<Self, String> {
         let text = bare(text);
         if text.is_empty() {
             return Err("A recipient is needed: a phone number such as +15551234567, or a group id.".to_owned());
@@ -95,7 +121,18 @@ impl Recipient {
         }
         match text.split_once('@') {
             Some((id, domain)) => whatsapp_id(id, domain),
-            None => written_number(text),
+            None => written_number(text, bare_numbers),
+        }
+    }
+
+    /// Reads a phone number: no group, and no id that hides the number.
+    ///
+    /// # Errors
+    /// What is wrong with it and how to mend it, in a sentence.
+    pub fn read_number(text: &str, bare_numbers: BareNumbers) -> Result<Self, String> {
+        match Self::read(text, bare_numbers)? {
+            number if number.0.starts_with('+') => Ok(number),
+            _ => Err("Must be a phone number such as +15551234567.".to_owned()),
         }
     }
 
@@ -139,7 +176,7 @@ fn whatsapp_id(id: &str, domain: &str) -> Result<Recipient, String> {
 }
 
 /// A phone number as people write it.
-fn written_number(text: &str) -> Result<Recipient, String> {
+fn written_number(text: &str, bare_numbers: BareNumbers) -> Result<Recipient, String> {
     // As in `(+49) 170 …`.
     let opened = text.strip_prefix('(').filter(|rest| rest.starts_with('+'));
     let text = opened.unwrap_or(text);
@@ -180,9 +217,66 @@ fn written_number(text: &str) -> Result<Recipient, String> {
         if digits.len() > MAX_DIGITS && is_group_id(text) {
             return Err(format!("The number is too long for a phone number. A group's id ends in @g.us: {text}@g.us."));
         }
+        if bare_numbers == BareNumbers::Refused || digits.len() < MIN_BARE_DIGITS {
+            return Err(without_plus(&digits));
+        }
     }
-    number(&digits)
+    let number = number(&digits)?;
+    check_length(&number.0[1..])?;
+    Ok(number)
 }
+
+/// What to do about a number without `+`: it may be one of a call within a country, and then its first digits are no country
+/// code.
+fn without_plus(digits: &str) -> String {
+    let advice = "Write the number with + and its country code, such as +15551234567.";
+    let meant = number(digits).ok().filter(|number| check_length(&number.0[1..]).is_ok());
+    match meant.and_then(|number| Some((country_code(digits)?, number))) {
+        Some((code, number)) => format!("{advice} If {code} is its country code, that is {number}."),
+        None => advice.to_owned(),
+    }
+}
+
+/// Whether a number may be this long in its country: its digits, the country code's first.
+fn check_length(digits: &str) -> Result<(), String> {
+    let Some(code) = country_code(digits) else { return Ok(()) };
+    let known = code.parse().ok().and_then(|code: usize| LENGTHS.get(code)).copied().unwrap_or_default();
+    let length = digits.len() - code.len();
+    if known == 0 || known & (1 << length) != 0 || MORE_LENGTHS.contains(&(code, length)) {
+        return Ok(());
+    }
+    let (shortest, longest) = (known.trailing_zeros(), known.ilog2());
+    let possible = if shortest == longest { shortest.to_string() } else { format!("{shortest} to {longest}") };
+    Err(format!(
+        "A number has {possible} digits after the country code +{code}; this has {length}. Write it as it is dialled from abroad."
+    ))
+}
+
+/// For each country code, a bit for each length that its numbers may have without it; 0 where none is known.
+static LENGTHS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+    let lengths = |code| {
+        let plans = DATABASE.by_code(&code).unwrap_or_default();
+        plans.iter().fold(0, |all, plan| {
+            let kinds = plan.descriptors();
+            let kinds = [
+                Some(kinds.general()),
+                kinds.fixed_line(),
+                kinds.mobile(),
+                kinds.toll_free(),
+                kinds.premium_rate(),
+                kinds.shared_cost(),
+                kinds.personal_number(),
+                kinds.voip(),
+                kinds.pager(),
+                kinds.uan(),
+                kinds.voicemail(),
+            ];
+            let possible = kinds.into_iter().flatten().flat_map(|kind| kind.possible_length());
+            possible.filter(|length| **length < 32).fold(all, |all, length| all | 1 << length)
+        })
+    };
+    (0..1_000).map(lengths).collect()
+});
 
 /// Whether the digits before `(0)` or `(8)` are a country code after which that means the digit of calls within the country.
 /// The 0 itself is left out with any other ([`without_trunk`]).
@@ -288,7 +382,7 @@ mod tests {
     #[test]
     fn one_number_has_one_form() {
         for text in
-            ["+15551234567", "15551234567", "+1 (555) 123-45.67", "15551234567@c.us", "15551234567@s.whatsapp.net"]
+            ["+15551234567", "+1 (555) 123-45.67", "15551234567@c.us", "15551234567@s.whatsapp.net"]
         {
             assert_eq!(Recipient::parse(text).expect(text).as_str(), "+15551234567");
         }
@@ -326,7 +420,7 @@ mod tests {
         for (text, expected) in [
             ("+44 (0)20 7946 0958", "+442079460958"),
             ("+44(0) 20 7946 0958", "+442079460958"),
-            ("44 ( 0 ) 20 7946 0958", "+442079460958"),
+            ("+44 ( 0 ) 20 7946 0958", "+442079460958"),
             ("(+44) (0)20 7946 0958", "+442079460958"),
             ("tel:+44(0)20-7946-0958", "+442079460958"),
             ("+49 (0) 170 1234567", "+491701234567"),
@@ -369,6 +463,8 @@ mod tests {
             ("+54 (9) 11 2345 6789", "+5491123456789"),
             // The longest number, with a 0 too many.
             ("+49 0123456789012 3", "+491234567890123"),
+            // Mexico's mobiles as WhatsApp has them.
+            ("+52 1 55 1234 5678", "+5215512345678"),
         ] {
             let read = Recipient::parse(text).unwrap_or_else(|said| panic!("{text}: {said}"));
             assert_eq!(read.as_str(), expected, "{text}");
@@ -406,7 +502,7 @@ mod tests {
             ("0015551234567", "instead of 00"),
             ("01701234567", "leading 0"),
             ("+0123456789", "leading 0"),
-            ("12345", "digits"),
+            ("12345", "with + and its country code"),
             ("+1234567890123456", "digits"),
             ("+99912345678", "country code"),
             ("hello", "digits"),
@@ -423,6 +519,54 @@ mod tests {
         ] {
             let said = Recipient::parse(text).expect_err(text);
             assert!(said.contains(hint), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_number_without_its_plus_never_goes_abroad() {
+        for (text, hint) in [
+            ("(202) 555-0123", "If 20 is its country code, that is +2025550123."),
+            ("555-123-4567", "If 55 is its country code, that is +5551234567."),
+            ("7911 123456", "with + and its country code"),
+            ("15551234567", "If 1 is its country code, that is +15551234567."),
+            ("tel:15551234567", "that is +15551234567."),
+        ] {
+            let said = Recipient::parse(text).expect_err(text);
+            assert!(said.contains(hint), "{text}: {said}");
+        }
+        let read = |text| Recipient::read(text, BareNumbers::International);
+        for (text, expected) in [
+            ("15551234567", "+15551234567"),
+            ("49 170 1234567", "+491701234567"),
+            ("44 (0) 20 7946 0958", "+442079460958"),
+        ] {
+            assert_eq!(read(text).expect(text).as_str(), expected);
+        }
+        for text in ["(202) 555-0123", "5551234567", "1555123456789012", "1555123456", "01701234567"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+        assert!(Recipient::read_number("120363025246125486@g.us", BareNumbers::International).is_err());
+    }
+
+    #[test]
+    fn a_length_that_its_country_does_not_have_is_refused() {
+        for (text, hint) in [
+            ("+1 555 123 456", "10 digits after the country code +1; this has 9"),
+            ("+1 555 123 45678", "10 digits after the country code +1; this has 11"),
+            ("+44 20 7946 09581", "after the country code +44; this has 11"),
+            ("+20 12345", "after the country code +20; this has 5"),
+            ("+33 6 12 34 56 7", "after the country code +33; this has 8"),
+            ("+55 1234567", "after the country code +55; this has 7"),
+        ] {
+            let said = Recipient::parse(text).expect_err(text);
+            assert!(said.contains(hint), "{text}: {said}");
+        }
+        // WhatsApp's own ids are taken as they are.
+        assert!(Recipient::parse("5215512345678@c.us").is_ok() && Recipient::parse("155512345678@c.us").is_ok());
+        for code in [COUNTRY_CODES_1, COUNTRY_CODES_2, COUNTRY_CODES_3].concat() {
+            let known = LENGTHS[code as usize];
+            assert!(known != 0 || [379, 979].contains(&code) , "nothing is known of +{code}");
+            assert_eq!(known & 0b111, 0, "+{code} has numbers of one or two digits");
         }
     }
 

@@ -221,6 +221,13 @@ pub fn advice(status: SessionStatus, reason: Option<&str>) -> Option<&'static st
         (None, SessionStatus::WaitingForScan) => Some(
             "On the phone open WhatsApp, Settings, Linked devices, Link a device, and scan the QR code or type the code.",
         ),
+        (None, SessionStatus::Disconnected) => Some(
+            "Nothing is sent until it is connected: POST /api/v1/sessions/{name}/connect. If no phone is linked yet, a QR code \
+             follows within seconds (qr_code, or GET /api/v1/sessions/{name}/qr): scan it.",
+        ),
+        (None, SessionStatus::LoggedOut) => Some(
+            "No phone is linked. Connect the session (POST /api/v1/sessions/{name}/connect), then scan the QR code that follows.",
+        ),
         _ => None,
     }
 }
@@ -315,7 +322,8 @@ mod tests {
             assert!(words.ends_with('.') && words.len() > 20, "{reason}");
         }
         assert_eq!(advice("banned: 101: you sent too many messages"), advice("banned"));
-        assert_eq!(advice("anything else"), None);
+        assert!(advice("anything else").is_some_and(|words| words.contains("/connect")));
+        assert!(super::advice(SessionStatus::LoggedOut, None).is_some_and(|words| words.contains("/connect")));
         assert_eq!(super::advice(SessionStatus::Connected, None), None);
         assert!(
             super::advice(SessionStatus::WaitingForScan, None).is_some_and(|words| words.contains("Linked devices"))

@@ -1,13 +1,14 @@
 //! Every setting: a flag and an environment variable of the same name. Read once, at the start; nobody else reads the
 //! environment.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
+use crate::recipient::BareNumbers;
 use crate::session::BridgeKind;
 
 /// Where things are kept.
@@ -61,12 +62,12 @@ pub enum QueueType {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpSettings {
-    /// Address of the API; a worker without it serves no health and metrics [default: 127.0.0.1:8080; worker: none]
-    #[arg(long, env = "SANASR_LISTEN", value_name = "ADDRESS")]
+    /// Address of the API: 127.0.0.1:8080, or 8080 for this machine alone, or :8080 for all its addresses; a worker without it serves no health and metrics [default: 127.0.0.1:8080; worker: none]
+    #[arg(long, env = "SANASR_LISTEN", value_name = "ADDRESS", value_parser = parse_listen)]
     pub listen: Option<SocketAddr>,
 
     /// Address of a listener of its own for /metrics [default: on the API's address]
-    #[arg(long, env = "SANASR_METRICS_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, env = "SANASR_METRICS_LISTEN", value_name = "ADDRESS", value_parser = parse_listen)]
     pub metrics_listen: Option<SocketAddr>,
 
     /// Networks that may read /metrics where it has no listener of its own; behind trusted proxies the client's address counts
@@ -207,6 +208,10 @@ pub struct AcceptSettings {
     /// Sessions that one user may have
     #[arg(long, env = "SANASR_SESSIONS_PER_USER", default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub sessions_per_user: u32,
+
+    /// What to make of a number without + : refused, or international (11 to 15 digits that begin with the country code), for software that has always sent them so
+    #[arg(long, env = "SANASR_BARE_NUMBERS", default_value = "refused", value_name = "HOW")]
+    pub bare_numbers: BareNumbers,
 
     /// The bridge of a session that is made without one
     #[arg(long, env = "SANASR_DEFAULT_BRIDGE", default_value = "simulator", value_name = "BRIDGE")]
@@ -368,6 +373,23 @@ fn parse_positive(text: &str) -> Result<Duration, String> {
     parse_duration(text).and_then(|d| if d.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(d) })
 }
 
+/// Reads an address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`, `8080` (this machine alone) or `:8080` (all
+/// its addresses).
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    let port = |text: &str| text.parse::<u16>().ok();
+    let (host, port) = match text.rsplit_once(':') {
+        None => (IpAddr::from(Ipv4Addr::LOCALHOST), port(text)),
+        Some(("", rest)) => (Ipv4Addr::UNSPECIFIED.into(), port(rest)),
+        Some(("localhost", rest)) => (Ipv4Addr::LOCALHOST.into(), port(rest)),
+        Some(_) => return text.parse().map_err(|_| LISTEN_FORM.to_owned()),
+    };
+    port.map(|port| SocketAddr::new(host, port)).ok_or_else(|| LISTEN_FORM.to_owned())
+}
+
+const LISTEN_FORM: &str = "must be an address and a port, such as 127.0.0.1:8080; 8080 alone means this machine, :8080 all its \
+                           addresses";
+
 fn parse_network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
@@ -407,6 +429,24 @@ mod tests {
         }
         assert!(parse_positive("0s").is_err());
         assert!(parse_lease("999ms").is_err());
+    }
+
+    #[test]
+    fn an_address_to_listen_on_has_several_forms() {
+        for (text, address) in [
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
+            ("8080", "127.0.0.1:8080"),
+            (" 8080 ", "127.0.0.1:8080"),
+            ("localhost:8080", "127.0.0.1:8080"),
+            (":8080", "0.0.0.0:8080"),
+            ("0.0.0.0:0", "0.0.0.0:0"),
+            ("[::1]:8080", "[::1]:8080"),
+        ] {
+            assert_eq!(parse_listen(text).map(|address| address.to_string()).as_deref(), Ok(address), "{text}");
+        }
+        for wrong in ["", "x", "70000", ":", "127.0.0.1", "localhost", "example.org:80", "::1"] {
+            assert!(parse_listen(wrong).is_err_and(|said| said.contains("127.0.0.1:8080")), "{wrong}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
+use crate::nearest::did_you_mean;
 use crate::settings::{LogFormat, LogSettings};
 
 /// What goes before the filter of the settings. lapin writes a line for each message that comes back, which is all of a
@@ -33,7 +34,20 @@ pub fn init_logs(settings: &LogSettings) -> Result<(), String> {
     done.map_err(|e| format!("can't start logging: {e}"))
 }
 
+/// The words of levels.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 fn filter(text: &str) -> Result<EnvFilter, String> {
+    // A word alone would be taken for the name of a part, and every other part be switched off.
+    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty() && !word.contains(['=', '['])) {
+        if !LEVELS.contains(&word.to_ascii_lowercase().as_str()) {
+            let meant = did_you_mean(word, LEVELS);
+            return Err(format!(
+                "SANASR_LOG: {word} is no level.{meant} The levels are {}; a part has one of its own as in info,sqlx=debug",
+                LEVELS.join(", ")
+            ));
+        }
+    }
     EnvFilter::builder().parse(format!("{QUIET},{text}")).map_err(|e| format!("SANASR_LOG: {e}"))
 }
 
@@ -71,6 +85,11 @@ mod tests {
         };
         assert_eq!(directives("debug"), ["debug", "lapin=off", "sqlx=warn"]);
         assert_eq!(directives("info,lapin=debug"), ["info", "lapin=debug", "sqlx=warn"]);
+        for wrong in ["verbose", "info,verbose", "sqlx", "3"] {
+            assert!(filter(wrong).is_err_and(|said| said.contains("SANASR_LOG") && said.contains("debug")), "{wrong}");
+        }
+        assert!(filter("inof").is_err_and(|said| said.contains("Did you mean info?")));
+        assert!(filter("INFO, debug").is_ok() && filter("").is_ok());
         assert!(filter("lapin=loud").is_err_and(|e| e.contains("SANASR_LOG")));
     }
 }

@@ -324,9 +324,9 @@ impl Service {
     /// Makes a user, and answers its key. An embedded database must not be in use.
     pub(super) fn make_user(&self, name: &str) -> Result<String> {
         let create =
-            ["admin", "create", "--username", name, "--password-stdin", "--api-key", "--max-messages-per-day", PLENTY];
+            ["user", "create", "--username", name, "--password-stdin", "--api-key", "--max-messages-per-day", PLENTY];
         let said = self.finish(self.command(&create)?, &format!("{}\n", self.secret))?;
-        find_key(&said).context("`admin create` printed no API key")
+        find_key(&said).context("`user create` printed no API key")
     }
 
     fn finish(&self, mut command: Command, input: &str) -> Result<String> {

@@ -361,7 +361,7 @@ impl Client {
             };
             let excused = [
                 "unavailable",
-                "outcome_unknown",
+                "commit_unknown",
                 "overloaded",
                 "request_timeout",
                 "malformed_request",

@@ -162,7 +162,7 @@ async fn a_killed_database_loses_nothing_that_was_accepted() {
                 *refused.entry(code.as_str()).or_insert(0) += 1;
                 match code.as_str() {
                     "unavailable" | "overloaded" => assert!(!is_stored(&attempt.body), "not refused: {attempt:?}"),
-                    "outcome_unknown" => {}
+                    "commit_unknown" => {}
                     _ => panic!("{attempt:?}"),
                 }
             }

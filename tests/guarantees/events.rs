@@ -312,7 +312,7 @@ async fn an_admin_hears_everybody_until_the_login_ends(mode: Mode) {
     let system = System::with(mode).apis(2).user("other", 1_000).start().await;
     system.admin().await;
     let tokens: Value = system.stranger(0).log_in(ADMIN, PASSWORD).await.expect(200).data();
-    let admin = system.stranger(0).with_token(tokens["access"].as_str().expect("a token"));
+    let admin = system.stranger(0).with_token(tokens["access_token"].as_str().expect("a token"));
     let mut all = admin.stream("/events?user_id=all", None).await;
     let mut own = admin.events(None).await;
     system.client_of("other", 0).connect("default").await;
@@ -322,7 +322,7 @@ async fn an_admin_hears_everybody_until_the_login_ends(mode: Mode) {
     let read = heard.iter().filter(|event| event.name == "message.read").map(|event| event.about().to_owned());
     assert_eq!(read.collect::<BTreeSet<_>>(), sent.concat().into_iter().collect());
     let start = Instant::now();
-    admin.post("/auth/logout", &json!({ "refresh": tokens["refresh"] })).await.expect(200);
+    admin.post("/auth/logout", &json!({ "refresh_token": tokens["refresh_token"] })).await.expect(200);
     while all.next(seconds(10)).await.is_some() {}
     assert_eq!(own.next(seconds(10)).await, None, "the admin has done nothing");
     assert!(start.elapsed() < Duration::from_millis(2_500), "ended after {:?}", start.elapsed());

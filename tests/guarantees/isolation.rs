@@ -183,7 +183,7 @@ async fn every_endpoint_is_for_whom_it_is_meant(mode: Mode) {
     assert_eq!(documented(&system).await, tabled, "the reference's endpoints, and the table's");
 
     let login: Value = by_key.log_in("intruder", PASSWORD).await.expect(200).data();
-    let by_token = by_key.with_token(login["access"].as_str().expect("a token"));
+    let by_token = by_key.with_token(login["access_token"].as_str().expect("a token"));
     let me: Value = admin.get("/auth/me").await.expect(200).data();
     let key = json!({ "user_id": me["id"], "name": "an admin's key" });
     let key: Value = admin.post("/api-keys", &key).await.expect(201).data();

@@ -36,15 +36,15 @@ fn tokens(client: &Client, reply: &Reply) -> (Client, String) {
     let tokens: Value = reply.data();
     assert_eq!((&tokens["token_type"], &tokens["expires_in"]), (&json!("Bearer"), &json!(900)), "{tokens}");
     let text = |name: &str| tokens[name].as_str().expect("a token").to_owned();
-    (client.with_token(&text("access")), text("refresh"))
+    (client.with_token(&text("access_token")), text("refresh_token"))
 }
 
 async fn refresh(client: &Client, token: &str) -> Reply {
-    client.post("/auth/refresh", &json!({ "refresh": token })).await
+    client.post("/auth/refresh", &json!({ "refresh_token": token })).await
 }
 
 async fn logout(client: &Client, token: &str) -> Reply {
-    client.post("/auth/logout", &json!({ "refresh": token })).await
+    client.post("/auth/logout", &json!({ "refresh_token": token })).await
 }
 
 /// A user with a password, made by the admin.
@@ -102,8 +102,8 @@ async fn a_login_begins_goes_on_and_ends(mode: Mode) {
         ("/auth/login", json!({"username": 1, "password": "b"}), "username"),
         ("/auth/login", json!({"username": "a", "password": "b".repeat(1001)}), "password"),
         ("/auth/login", json!({"username": "a", "password": "b", "otp": "1"}), "otp"),
-        ("/auth/refresh", json!({}), "refresh"),
-        ("/auth/logout", json!({"refresh": 5}), "refresh"),
+        ("/auth/refresh", json!({}), "refresh_token"),
+        ("/auth/logout", json!({"refresh_token": 5}), "refresh_token"),
     ] {
         assert_eq!(stranger.post(path, &body).await.expect(422).fields(), [field], "{path}");
     }
@@ -195,7 +195,7 @@ async fn forged_credentials_open_nothing(mode: Mode) {
     let admin = system.admin().await;
     let stranger = system.stranger(0);
     let reply: Value = stranger.log_in(ADMIN, PASSWORD).await.expect(200).data();
-    let access = reply["access"].as_str().expect("a token").to_owned();
+    let access = reply["access_token"].as_str().expect("a token").to_owned();
     let [header, claims, signature] = access.split('.').collect::<Vec<_>>()[..] else { panic!("{access}") };
     // {"alg":"none"}, and what the header was.
     let none = "eyJhbGciOiJub25lIn0";
@@ -208,14 +208,14 @@ async fn forged_credentials_open_nothing(mode: Mode) {
         format!("{header}.{claims}.{other_end}{}", &signature[1..]),
         format!("{header}.{}.{signature}", claims.replacen(&claims[4..6], "AA", 1)),
         format!("{header}.{claims}.{signature}.{signature}"),
-        reply["refresh"].as_str().expect("a token").to_owned(),
+        reply["refresh_token"].as_str().expect("a token").to_owned(),
         "a.b.c".to_owned(),
         "x".repeat(5_000),
     ] {
         let refused = stranger.with_token(&token).get("/auth/me").await.expect(401);
         assert_eq!(refused.code(), "unauthenticated", "{token}");
         assert!(!refused.header("www-authenticate").is_empty());
-        refresh(&stranger, &token.replace(reply["refresh"].as_str().unwrap_or_default(), &access)).await.expect(401);
+        refresh(&stranger, &token.replace(reply["refresh_token"].as_str().unwrap_or_default(), &access)).await.expect(401);
     }
     // A key of whom the public part is right.
     let body = json!({ "user_id": reply["user"]["id"], "name": "key" });
@@ -235,7 +235,7 @@ async fn forged_credentials_open_nothing(mode: Mode) {
         let other = system.add_api(&[("SANASR_SECRET_KEY", "the secret of next year, never of now")]).await;
         let there = system.stranger(other);
         there.with_token(&access).get("/auth/me").await.expect(401);
-        refresh(&there, reply["refresh"].as_str().expect("a token")).await.expect(401);
+        refresh(&there, reply["refresh_token"].as_str().expect("a token")).await.expect(401);
         stranger.with_token(&access).get("/auth/me").await.expect(200);
     }
 }
@@ -311,7 +311,7 @@ async fn wrong_passwords_wait_ever_longer_across_processes(mode: Mode) {
 
     if mode == Mode::Distributed {
         // The locked-out have a way in.
-        let args = ["admin", "reset-password", "--username", ADMIN, "--password-stdin"];
+        let args = ["user", "reset-password", "--username", ADMIN, "--password-stdin"];
         let done = system.command("reset", &args).stdin("a new and better passphrase\n").run(seconds(30)).await;
         assert_eq!(done.code, Some(0), "{}", done.stderr);
         log_in(1, here, ADMIN, "a new and better passphrase").await.expect(200);
@@ -328,12 +328,12 @@ async fn a_new_password_ends_the_other_logins(mode: Mode) {
     let login = async |password: &str| tokens(&stranger, &stranger.log_in("changer", password).await.expect(200)).0;
     let (mine, other) = (login(PASSWORD).await, login(PASSWORD).await);
     let change =
-        async |current: &str, new: &str| mine.post("/auth/password", &json!({ "current": current, "new": new })).await;
+        async |current: &str, new: &str| mine.post("/auth/password", &json!({ "current_password": current, "new_password": new })).await;
     let wrong = change("wrong", "a wholly new passphrase").await.expect(422);
-    assert_eq!((wrong.fields(), &wrong.body["errors"][0]["code"]), (vec!["current"], &json!("wrong_password")));
+    assert_eq!((wrong.fields(), &wrong.body["errors"][0]["code"]), (vec!["current_password"], &json!("wrong_password")));
     for (new, code) in [("short", "too_short"), ("password123", "too_common"), ("changer1", "too_predictable")] {
         let weak = change(PASSWORD, new).await.expect(422);
-        assert_eq!((weak.fields(), &weak.body["errors"][0]["code"]), (vec!["new"], &json!(code)), "{new}");
+        assert_eq!((weak.fields(), &weak.body["errors"][0]["code"]), (vec!["new_password"], &json!(code)), "{new}");
     }
     assert_eq!(change(PASSWORD, "a wholly new passphrase").await.expect(200).body["data"], json!({}));
     ends_within_a_second(&other).await;
@@ -348,10 +348,10 @@ async fn a_new_password_ends_the_other_logins(mode: Mode) {
     let back = login("and yet another passphrase").await;
     // Wrong ones are counted here, too.
     for _ in 0..5 {
-        let body = json!({ "current": "wrong", "new": "a wholly new passphrase" });
+        let body = json!({ "current_password": "wrong", "new_password": "a wholly new passphrase" });
         back.post("/auth/password", &body).await.expect(422);
     }
-    let body = json!({ "current": "wrong", "new": "a wholly new passphrase" });
+    let body = json!({ "current_password": "wrong", "new_password": "a wholly new passphrase" });
     assert_eq!(back.post("/auth/password", &body).await.expect(429).code(), "rate_limited");
     stranger.log_in("changer", "and yet another passphrase").await.expect(429);
 }

@@ -290,7 +290,7 @@ async fn bad_uploads_leave_nothing(mode: Mode) {
         assert_eq!(reply.status, status, "{}: {}", String::from_utf8_lossy(content_type), reply.body);
     }
     let query = client.raw(Method::POST, "/media?name=x", &[("content-type", Parts::TYPE)], body).await;
-    query.expect("an answer").expect(400);
+    query.expect("an answer").expect(422);
     endless(&system, &client).await;
     assert_eq!(sql(&system, "SELECT count(*) FROM media").await, Some(0), "rows");
     for folder in ["media", "media/temporary"] {

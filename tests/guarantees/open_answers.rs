@@ -96,8 +96,8 @@ async fn person(system: &System, api: usize, expires_after: Option<Duration>) ->
         id: user["id"].as_i64().expect("an id"),
         key_id: key["id"].as_i64().expect("an id"),
         key: stranger.with_key(key["key"].as_str().expect("a key")),
-        login: stranger.with_token(tokens["access"].as_str().expect("a token")),
-        refresh: tokens["refresh"].as_str().expect("a token").to_owned(),
+        login: stranger.with_token(tokens["access_token"].as_str().expect("a token")),
+        refresh: tokens["refresh_token"].as_str().expect("a token").to_owned(),
         expires_at,
     }
 }
@@ -138,7 +138,7 @@ async fn what_is_open_ends_with_its_credentials(mode: Mode) {
         let mut open = Open::new();
         open.add("a login that is ended", &one.login, &id).await;
         let since = Instant::now();
-        admin.post("/auth/logout", &json!({ "refresh": one.refresh })).await.expect(200);
+        admin.post("/auth/logout", &json!({ "refresh_token": one.refresh })).await.expect(200);
         open.ends(since).await;
 
         // All that ended by itself meanwhile, and what a deactivated user has.
@@ -156,7 +156,7 @@ async fn what_is_open_ends_with_its_credentials(mode: Mode) {
             (two.login.get("/auth/me").await.status == 401).then_some(())
         })
         .await;
-        system.stranger(0).post("/auth/refresh", &json!({ "refresh": two.refresh })).await.expect(401);
+        system.stranger(0).post("/auth/refresh", &json!({ "refresh_token": two.refresh })).await.expect(401);
     }
     assert!(system.client().get("/usage").await.status == 200, "others go on");
 }
@@ -254,21 +254,21 @@ async fn what_is_open_ends_with_its_token(mode: Mode) {
     let began = Instant::now();
     let tokens: Value = stranger.log_in(ADMIN, PASSWORD).await.expect(200).data();
     assert_eq!(tokens["expires_in"], 8, "{tokens}");
-    let client = stranger.with_token(tokens["access"].as_str().expect("a token"));
+    let client = stranger.with_token(tokens["access_token"].as_str().expect("a token"));
     let mut open = Open::new();
     open.add("an access token", &client, &id).await;
-    let reply = stranger.post("/auth/refresh", &json!({ "refresh": tokens["refresh"] })).await.expect(200);
+    let reply = stranger.post("/auth/refresh", &json!({ "refresh_token": tokens["refresh_token"] })).await.expect(200);
     let next: Value = reply.data();
     tokio::time::sleep_until((began + seconds(8)).into()).await;
     open.ends(began + seconds(8)).await;
 
     // The password was given within the seconds after it began.
     tokio::time::sleep_until((began + seconds(15)).into()).await;
-    let refused = stranger.post("/auth/refresh", &json!({ "refresh": next["refresh"] })).await.expect(401);
+    let refused = stranger.post("/auth/refresh", &json!({ "refresh_token": next["refresh_token"] })).await.expect(401);
     let said = refused.body["detail"].as_str().unwrap_or_default();
     assert!(said.contains("greatest age"), "it tells so: {said}");
     let path = "/auth/me";
-    let token = next["access"].as_str().expect("a token");
+    let token = next["access_token"].as_str().expect("a token");
     let old = stranger.with_token(token).raw(Method::GET, path, &[], Vec::new()).await.expect("an answer");
     old.expect(401);
     // A new login works.

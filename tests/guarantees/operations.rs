@@ -114,7 +114,12 @@ async fn all_that_waits_is_taken_back_at_once(mode: Mode) {
         (json!({ "session": "Not A Name" }), "session"),
         (json!({ "to": "hello" }), "to"),
         (json!({ "reference": "" }), "reference"),
-        (json!({ "status": "accepted" }), "status"),
+        // Not all that waits by oversight.
+        (json!({}), "all"),
+        (json!({ "all": false }), "all"),
+        (json!({ "session": null }), "all"),
+        (json!({ "all": true, "reference": "march" }), "all"),
+        (json!({ "all": true, "status": "accepted" }), "status"),
     ] {
         assert_eq!(cancel(body.clone()).await.expect(422).fields(), [field], "{body}");
     }
@@ -123,7 +128,7 @@ async fn all_that_waits_is_taken_back_at_once(mode: Mode) {
     assert_eq!(count(cancel(json!({ "to": "+1 555 300 1000", "session": "default" })).await.expect(200)), 1);
     assert_eq!(count(cancel(json!({ "reference": "march" })).await.expect(200)), 20);
     assert_eq!(client.quota().await.used, 60);
-    assert_eq!(count(cancel(json!({})).await.expect(200)), 60);
+    assert_eq!(count(cancel(json!({ "all": true })).await.expect(200)), 60);
     assert_eq!(client.quota().await.used, 0, "each unit came back");
     client.wait_count("", Status::Cancelled, 81, seconds(10)).await;
     client.resume("default").await;

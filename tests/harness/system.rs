@@ -114,7 +114,7 @@ impl System {
                 self.create_admin().await;
             }
             let tokens: Value = client.log_in(ADMIN, PASSWORD).await.expect(200).data();
-            tokens["access"].as_str().expect("an access token").to_owned()
+            tokens["access_token"].as_str().expect("an access token").to_owned()
         };
         client.with_token(self.admin_token.get_or_init(log_in).await)
     }
@@ -125,9 +125,9 @@ impl System {
     }
 
     async fn create_admin(&self) {
-        let args = ["admin", "create", "--username", ADMIN, "--password-stdin", "--staff"];
-        let done = self.command("admin create", &args).stdin(&format!("{PASSWORD}\n")).run(seconds(30)).await;
-        assert_eq!(done.code, Some(0), "admin create: {}", done.stderr);
+        let args = ["user", "create", "--username", ADMIN, "--password-stdin", "--admin"];
+        let done = self.command("user create", &args).stdin(&format!("{PASSWORD}\n")).run(seconds(30)).await;
+        assert_eq!(done.code, Some(0), "user create: {}", done.stderr);
     }
 
     /// The tester's key.
@@ -210,10 +210,10 @@ impl System {
     async fn create_user(&mut self, name: &str, limit: i64) {
         let limit = limit.to_string();
         let args =
-            ["admin", "create", "--username", name, "--password-stdin", "--api-key", "--max-messages-per-day", &limit];
-        let launch = self.command("admin create", &args).stdin(&format!("{PASSWORD}\n"));
+            ["user", "create", "--username", name, "--password-stdin", "--api-key", "--max-messages-per-day", &limit];
+        let launch = self.command("user create", &args).stdin(&format!("{PASSWORD}\n"));
         let done = launch.run(seconds(30)).await;
-        assert_eq!(done.code, Some(0), "admin create: {}", done.stderr);
+        assert_eq!(done.code, Some(0), "user create: {}", done.stderr);
         let key = find_key(&done.stdout).unwrap_or_else(|| panic!("no key in {:?}", done.stdout));
         self.keys.insert(name.to_owned(), key);
     }

@@ -55,7 +55,7 @@ async fn nothing_is_answered_that_the_document_does_not_tell_of(mode: Mode) {
     system.admin().await;
     let stranger = system.stranger(0);
     let tokens: serde_json::Value = stranger.log_in(ADMIN, PASSWORD).await.expect(200).data();
-    let token = tokens["access"].as_str().expect("an access token");
+    let token = tokens["access_token"].as_str().expect("an access token");
     let seed = std::env::var("SANASR_TEST_SEED").unwrap_or_else(|_| SEED.to_owned());
     script("fuzz.py", &[&system.apis[0].origin, token, &seed], FUZZ_LIMIT).await;
     assert!(stranger.root("/health/ready").await.is_ok_and(|ready| ready.status == 200), "it still serves");

@@ -92,13 +92,14 @@ pub(super) async fn api_logs(
     Staff(asker): Staff,
     mut query: Query,
 ) -> Result<Listed<ApiLogLine>, Problem> {
+    let (from, until) = query.span(time);
     let filter = ApiLogFilter {
         user: query.user_filter().user(),
-        method: query.parsed("method", method),
+        method: query.parsed("method", "unknown_value", method),
         status: query.integer("status_code", 100, 599).and_then(|status| u16::try_from(status).ok()),
-        endpoint: query.parsed("endpoint", endpoint),
-        from: query.parsed("from", time),
-        until: query.parsed("until", time),
+        endpoint: query.text("endpoint", TextRule::line(200)),
+        from,
+        until,
     };
     let page = query.page(List::ApiLogs);
     query.finish()?;
@@ -113,8 +114,4 @@ pub(super) async fn api_logs(
 fn method(text: &str) -> Result<String, String> {
     let sane = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphabetic());
     if sane { Ok(text.to_ascii_uppercase()) } else { Err("Must be a method, such as GET.".to_owned()) }
-}
-
-fn endpoint(text: &str) -> Result<String, String> {
-    TextRule::line(200).check(text).map(|()| text.to_owned()).map_err(|(_, detail)| detail)
 }

@@ -24,7 +24,7 @@ use crate::state::App;
 struct Days {
     /// From this day on: a date, or a time whose UTC day is taken.
     #[param(min_length = 10, example = "2026-11-01")]
-    from: Option<String>,
+    since: Option<String>,
     /// Before this day.
     #[param(min_length = 10, example = "2026-12-01")]
     until: Option<String>,
@@ -43,10 +43,11 @@ pub(super) async fn usage_stats(
     Staff(asker): Staff,
     mut query: Query,
 ) -> Result<Listed<UsageStats>, Problem> {
+    let (since, until) = query.span(day);
     let filter = UsageFilter {
         user: query.user_filter().user(),
-        from: query.parsed("from", day).unwrap_or(Day(i64::MIN)),
-        until: query.parsed("until", day).unwrap_or(Day(i64::MAX)),
+        from: since.unwrap_or(Day(i64::MIN)),
+        until: until.unwrap_or(Day(i64::MAX)),
     };
     let page = query.page(List::UsageStats);
     query.finish()?;

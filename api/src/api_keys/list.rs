@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use sanasr_shared::ids::{ApiKeyId, UserId};
+use sanasr_shared::ids::ApiKeyId;
 use sanasr_shared::ports::store::Store;
 use sanasr_shared::user::ApiKey;
 
@@ -28,9 +28,7 @@ pub(crate) async fn list(
     Staff(asker): Staff,
     mut query: Query,
 ) -> Result<Listed<ApiKey>, Problem> {
-    let user = query.parsed(USER_ID, |text| {
-        text.parse().ok().filter(|id| *id > 0).map(UserId).ok_or_else(|| "Must be a user's id.".to_owned())
-    });
+    let user = query.user(USER_ID);
     let page = query.page(List::ApiKeys);
     query.finish()?;
     let after = page.after.map(|id| ApiKeyId(cursor::number(id)));

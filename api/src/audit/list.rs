@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::answer::{Listed, Page};
 use crate::auth::Staff;
 use crate::cursor::{self, List};
-use crate::fields::{TextRule, one_of};
+use crate::fields::TextRule;
 use crate::problem::Problem;
 use crate::query::{Query, time};
 use crate::reference::params::Paging;
@@ -87,12 +87,13 @@ pub(super) async fn list(
     Staff(asker): Staff,
     mut query: Query,
 ) -> Result<Listed<AuditLine>, Problem> {
+    let (since, until) = query.span(time);
     let filter = AuditFilter {
-        actor: query.parsed("actor", user),
-        action: query.parsed("action", |text| one_of(text, Action::ALL, Action::as_str)),
-        target: query.parsed("target", target),
-        since: query.parsed("since", time),
-        until: query.parsed("until", time),
+        actor: query.user("actor"),
+        action: query.word("action", Action::ALL, Action::as_str),
+        target: query.text("target", TextRule::line(100)),
+        since,
+        until,
     };
     let page = query.page(List::Audit);
     query.finish()?;
@@ -102,13 +103,4 @@ pub(super) async fn list(
     let (found, room) = app.page(asker.user, limit, read).await?;
     let next = found.next.map(|(at, id)| cursor::encode(List::Audit, (at.0, id)));
     Ok(Listed { items: found.items.into_iter().map(AuditLine::from).collect(), next, limit, room })
-}
-
-fn user(text: &str) -> Result<UserId, String> {
-    let id = text.parse().ok().filter(|id| *id > 0).map(UserId);
-    id.ok_or_else(|| "Must be a user's id.".to_owned())
-}
-
-fn target(text: &str) -> Result<String, String> {
-    TextRule::line(100).check(text).map(|()| text.to_owned()).map_err(|(_, detail)| detail)
 }

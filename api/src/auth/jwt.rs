@@ -113,13 +113,13 @@ impl Tokens {
     }
 
     /// What a genuine access token says that is good now.
-    pub(crate) fn read_access(&self, token: &str) -> Option<Claimed> {
+    pub(crate) fn read_access(&self, token: &str) -> Result<Claimed, Unreadable> {
         self.read(&self.access, token)
     }
 
     /// What a genuine refresh token says that is good now.
     pub(crate) fn read_refresh(&self, token: &str) -> Option<Claimed> {
-        self.read(&self.refresh, token)
+        self.read(&self.refresh, token).ok()
     }
 
     fn sign(&self, kind: &Kind, login: Granted, life: Duration) -> Result<String, String> {
@@ -138,18 +138,36 @@ impl Tokens {
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &kind.signing).map_err(|e| e.to_string())
     }
 
-    fn read(&self, kind: &Kind, token: &str) -> Option<Claimed> {
+    fn read(&self, kind: &Kind, token: &str) -> Result<Claimed, Unreadable> {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = 0;
         validation.set_issuer(&[&self.issuer]);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
-        let claims = jsonwebtoken::decode::<Claims>(token, &kind.verifying, &validation).ok()?.claims;
+        // The signature is looked at first: only a genuine token is called expired.
+        let decoded =
+            jsonwebtoken::decode::<Claims>(token, &kind.verifying, &validation).map_err(|error| match error.kind() {
+                ErrorKind::ExpiredSignature => Unreadable::Expired,
+                _ => Unreadable::Unknown,
+            });
+        Self::checked(kind, decoded?.claims).ok_or(Unreadable::Unknown)
+    }
+
+    fn checked(kind: &Kind, claims: Claims) -> Option<Claimed> {
         let user = claims.sub.parse().ok().map(UserId)?;
         let genuine = claims.typ == kind.word && claims.iat <= now_s() + SKEW_S;
         let (since, until) = (time(claims.auth_time)?, time(claims.exp)?);
         let login = Granted { user, family: claims.fam, since, generation: claims.generation };
         genuine.then_some(Claimed { login, until })
     }
+}
+
+/// Why a token says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// It is genuine, but its time is over.
+    Expired,
+    /// It isn't one of ours.
+    Unknown,
 }
 
 fn seconds(time: Time) -> u64 {
@@ -263,7 +281,7 @@ mod tests {
         assert_eq!(claimed.login, login);
         assert!(claimed.until > login.since.plus(Duration::from_secs(890)), "{claimed:?}");
         assert_eq!(tokens.read_refresh(&refresh).expect("good").login, later);
-        assert_eq!(tokens.read_access(&refresh), None);
+        assert_eq!(tokens.read_access(&refresh), Err(Unreadable::Unknown));
         assert_eq!(tokens.read_refresh(&access), None);
     }
 
@@ -288,25 +306,25 @@ mod tests {
         let refresh = SecretKey::new(SECRET).derive("refresh token v1");
         let hs256 = json!({"alg": "HS256", "typ": "JWT"});
         let read = |token: &str| tokens.read_access(token).map(|claimed| (claimed.login.user, claimed.login.family));
-        let good = Some((login().user, login().family));
+        let unknown = Err(Unreadable::Unknown);
+        let good = Ok((login().user, login().family));
         assert_eq!(read(&signed(&access, &hs256, &claims(json!({})))), good);
 
         // Another key, an old one among them.
-        assert_eq!(read(&signed(&refresh, &hs256, &claims(json!({})))), None);
+        assert_eq!(read(&signed(&refresh, &hs256, &claims(json!({})))), unknown);
         let old = SecretKey::new("the secret of last year, never of now").derive("access token v1");
-        assert_eq!(read(&signed(&old, &hs256, &claims(json!({})))), None);
-        assert_eq!(read(&signed(b"", &hs256, &claims(json!({})))), None);
+        assert_eq!(read(&signed(&old, &hs256, &claims(json!({})))), unknown);
+        assert_eq!(read(&signed(b"", &hs256, &claims(json!({})))), unknown);
         // Another algorithm, or none.
         for alg in ["none", "None", "HS384", "HS512", "RS256", "ES256", "EdDSA", "HS256 ", ""] {
             let token = signed(&access, &json!({"alg": alg}), &claims(json!({})));
-            assert_eq!(read(&token), None, "{alg}");
+            assert_eq!(read(&token), unknown, "{alg}");
             let bare = token.rsplit_once('.').expect("three parts").0;
-            assert_eq!(read(&format!("{bare}.")), None, "{alg}");
-            assert_eq!(read(bare), None, "{alg}");
+            assert_eq!(read(&format!("{bare}.")), unknown, "{alg}");
+            assert_eq!(read(bare), unknown, "{alg}");
         }
         // Other claims.
         for wrong in [
-            json!({"exp": now_s() - 1}),
             json!({"exp": null}),
             json!({"iat": now_s() + SKEW_S + 3}),
             json!({"iat": -1}),
@@ -322,11 +340,13 @@ mod tests {
             json!({"auth_time": null}),
             json!({"auth_time": u64::MAX}),
         ] {
-            assert_eq!(read(&signed(&access, &hs256, &claims(wrong.clone()))), None, "{wrong}");
+            assert_eq!(read(&signed(&access, &hs256, &claims(wrong.clone()))), unknown, "{wrong}");
         }
+        assert_eq!(read(&signed(&access, &hs256, &claims(json!({"exp": now_s() - 1})))), Err(Unreadable::Expired));
+        assert_eq!(read(&signed(&refresh, &hs256, &claims(json!({"exp": now_s() - 1})))), unknown);
         // What is no token.
         for text in ["", ".", "..", "...", "a.b.c", "ä.ö.ü", &"a".repeat(10_000)] {
-            assert_eq!(read(text), None, "{text}");
+            assert_eq!(read(text), unknown, "{text}");
         }
         // A clock that is a little ahead is no forger.
         assert_eq!(read(&signed(&access, &hs256, &claims(json!({"iat": now_s() + 3})))), good);

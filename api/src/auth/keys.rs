@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use sanasr_shared::time::Time;
 use sanasr_shared::user::{KeyOwner, RawApiKey};
 
-use super::{Asker, Credential};
+use super::{Asker, Credential, Refused};
 use crate::problem::Problem;
 use crate::remembered::Remembered;
 use crate::state::App;
@@ -86,12 +86,12 @@ impl Keys {
     }
 }
 
-/// Whose key this is; `None` if it opens nothing, for whatever reason.
+/// Whose key this is, or why it opens nothing.
 ///
 /// # Errors
 /// The key isn't known to be good, and its address is past its limit; or the store is away.
-pub(crate) async fn asker(app: &App, trail: &Trail, key: &str) -> Result<Option<Asker>, Problem> {
-    let Some((lookup, hash)) = RawApiKey::parse(key) else { return Ok(None) };
+pub(crate) async fn asker(app: &App, trail: &Trail, key: &str) -> Result<Result<Asker, Refused>, Problem> {
+    let Some((lookup, hash)) = RawApiKey::parse(key) else { return Ok(Err(Refused::Unknown)) };
     let was_good = app.keys.good().contains(&hash, Instant::now());
     if !was_good && let Err(wait) = app.limits.may_ask_unknown(trail.address) {
         super::past_limit(app, trail);
@@ -103,11 +103,13 @@ pub(crate) async fn asker(app: &App, trail: &Trail, key: &str) -> Result<Option<
         async move { store.key_owner(&lookup).await.map(|owner| owner.map(Arc::new)) }
     };
     let owner: Option<Arc<KeyOwner>> = app.keys.owners.get(lookup.to_owned(), |owner| owner.is_some(), read).await?;
-    let owner = owner.filter(|owner| opens(owner, &hash, Time::now()));
+    let owner = owner.filter(|owner| is_good(owner, &hash, Time::now())).ok_or_else(|| Refused::Key(lookup.to_owned()));
+    // Whoever holds a good key may know what became of its user.
+    let owner = owner.and_then(|owner| if owner.user_is_active { Ok(owner) } else { Err(Refused::Inactive) });
     match (&owner, was_good) {
-        (Some(_), _) => app.keys.good().add(hash, Instant::now()),
-        (None, true) => app.keys.good().remove(&hash),
-        (None, false) => {}
+        (Ok(_), _) => app.keys.good().add(hash, Instant::now()),
+        (Err(_), true) => app.keys.good().remove(&hash),
+        (Err(_), false) => {}
     }
     Ok(owner.map(|owner| Asker {
         user: owner.user_id,
@@ -117,10 +119,10 @@ pub(crate) async fn asker(app: &App, trail: &Trail, key: &str) -> Result<Option<
     }))
 }
 
-fn opens(owner: &KeyOwner, hash: &[u8; 32], now: Time) -> bool {
+/// Whether a key is good, whatever its user is.
+fn is_good(owner: &KeyOwner, hash: &[u8; 32], now: Time) -> bool {
     same(&owner.hash, hash)
         && owner.key_is_active
-        && owner.user_is_active
         && owner.expires_at.is_none_or(|expires_at| now < expires_at)
 }
 
@@ -136,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_living_key_of_an_active_user_opens() {
+    fn only_the_whole_key_is_good_and_only_while_it_lives() {
         let good = KeyOwner {
             key_id: ApiKeyId(1),
             hash: vec![7; 32],
@@ -145,12 +147,11 @@ mod tests {
             user_id: UserId(1),
             user_is_active: true,
         };
-        assert!(opens(&good, &[7; 32], Time(999)));
-        assert!(!opens(&good, &[7; 32], Time(1000)));
-        assert!(!opens(&good, &[8; 32], Time(0)));
-        assert!(!opens(&KeyOwner { key_is_active: false, ..good.clone() }, &[7; 32], Time(0)));
-        assert!(!opens(&KeyOwner { user_is_active: false, ..good.clone() }, &[7; 32], Time(0)));
-        assert!(!opens(&KeyOwner { hash: Vec::new(), ..good }, &[7; 32], Time(0)));
+        assert!(is_good(&good, &[7; 32], Time(999)));
+        assert!(!is_good(&good, &[7; 32], Time(1000)));
+        assert!(!is_good(&good, &[8; 32], Time(0)));
+        assert!(!is_good(&KeyOwner { key_is_active: false, ..good.clone() }, &[7; 32], Time(0)));
+        assert!(!is_good(&KeyOwner { hash: Vec::new(), ..good }, &[7; 32], Time(0)));
     }
 
     #[test]

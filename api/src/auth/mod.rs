@@ -104,7 +104,7 @@ impl Caller {
     /// # Errors
     /// If all users' are.
     pub(crate) fn user(self) -> Result<UserId, Problem> {
-        self.scope().user().ok_or_else(|| Problem::malformed("user_id: Must name one user here, not all."))
+        self.scope().user().ok_or_else(|| Problem::field(USER_ID, "unknown_value", "Must name one user here, not all."))
     }
 }
 
@@ -113,10 +113,13 @@ impl FromRequestParts<App> for Asker {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let trail = trail::of(&parts.extensions)?;
-        let Some(asker) = known(app, &trail, &parts.headers).await? else {
-            stranger(app, &trail)?;
-            app.audit.add(refused(app, &trail, &parts.headers));
-            return Err(Problem::unauthenticated());
+        let asker = match known(app, &trail, &parts.headers).await? {
+            Ok(asker) => asker,
+            Err(refused) => {
+                stranger(app, &trail)?;
+                app.audit.add(refused_line(app, &trail, &parts.headers));
+                return Err(refused.problem(app).await?);
+            }
         };
         trail.set_asker(asker);
         let account = match asker.credential {
@@ -175,7 +178,7 @@ fn chosen_scope(text: &str) -> Result<Scope, Problem> {
         return Ok(Scope::All);
     }
     let user = text.parse().ok().filter(|id| *id > 0).map(|id| Scope::User(UserId(id)));
-    user.ok_or_else(|| Problem::malformed("user_id: Must be a user's id, or all."))
+    user.ok_or_else(|| Problem::field(USER_ID, "invalid_id", "Must be a user's id, or all."))
 }
 
 /// Credentials as they are presented.
@@ -196,12 +199,47 @@ pub(crate) fn stranger(app: &App, trail: &Trail) -> Result<(), Problem> {
     })
 }
 
-/// Who presents the credentials in these headers; `None` if nobody we know, for whatever reason.
-async fn known(app: &App, trail: &Trail, headers: &HeaderMap) -> Result<Option<Asker>, Problem> {
+/// Why credentials open nothing. Whoever doesn't hold genuine ones learns no more than that they aren't known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There are none, or they aren't ours.
+    Unknown,
+    /// An API key came as an access token.
+    KeyAsBearer,
+    /// A key of the right form, by its public part: not known, revoked or expired.
+    Key(String),
+    /// A genuine access token whose time is over.
+    Expired,
+    /// A genuine access token of a login that has ended.
+    LoginEnded(UserId),
+    /// A good key of a user who is deactivated.
+    Inactive,
+}
+
+impl Refused {
+    async fn problem(self, app: &App) -> Result<Problem, Problem> {
+        Ok(match self {
+            Self::Unknown => Problem::unauthenticated(),
+            Self::KeyAsBearer => Problem::key_as_bearer(),
+            Self::Key(lookup) => Problem::invalid_api_key(&lookup),
+            Self::Expired => Problem::token_expired(),
+            // A deactivation ends all logins.
+            Self::LoginEnded(user) => match app.store.user(user).await? {
+                Some(user) if !user.is_active => Problem::user_inactive(),
+                _ => Problem::access_ended(),
+            },
+            Self::Inactive => Problem::user_inactive(),
+        })
+    }
+}
+
+/// Who presents the credentials in these headers, or why they open nothing.
+async fn known(app: &App, trail: &Trail, headers: &HeaderMap) -> Result<Result<Asker, Refused>, Problem> {
     match presented(headers) {
         Some(Presented::Key(key)) => keys::asker(app, trail, key).await,
+        Some(Presented::Token(token)) if RawApiKey::parse(token).is_some() => Ok(Err(Refused::KeyAsBearer)),
         Some(Presented::Token(token)) => Ok(tokens::asker(app, token).await?),
-        None => Ok(None),
+        None => Ok(Err(Refused::Unknown)),
     }
 }
 
@@ -213,12 +251,12 @@ fn past_limit(app: &App, trail: &Trail) {
 
 /// The audit trail's line of a request without valid credentials: which kind they are of, the public part of a key, and whose
 /// token it is, if we made it.
-fn refused(app: &App, trail: &Trail, headers: &HeaderMap) -> AuditEntry {
+fn refused_line(app: &App, trail: &Trail, headers: &HeaderMap) -> AuditEntry {
     let (kind, target, prefix) = match presented(headers) {
         None => ("none", None, None),
         Some(Presented::Key(key)) => ("key", None, RawApiKey::parse(key).map(|(lookup, _)| format!("sanasr_{lookup}"))),
         Some(Presented::Token(token)) => {
-            let user = app.tokens.read_access(token).map(|claimed| claimed.login.user);
+            let user = app.tokens.read_access(token).ok().map(|claimed| claimed.login.user);
             ("token", user.map(Target::User), None)
         }
     };

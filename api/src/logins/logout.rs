@@ -16,7 +16,7 @@ use crate::state::App;
 #[utoipa::path(
     post, path = "/api/v1/auth/logout", tag = "Auth", operation_id = "log_out",
     security(()),
-    request_body(content = RefreshRequest, example = json!({"refresh": "eyJhbGciOiJIUzI1NiJ9.eyJ0eXAiOiJyZWZyZXNoIn0.c2lnbmF0dXJl"})),
+    request_body(content = RefreshRequest, example = json!({"refresh_token": "eyJhbGciOiJIUzI1NiJ9.eyJ0eXAiOiJyZWZyZXNoIn0.c2lnbmF0dXJl"})),
     responses(
         (status = 200, description = "Logged out.", body = Success<Nothing>),
         (status = 401, description = "The refresh token isn't one of ours."),
@@ -28,8 +28,8 @@ pub(crate) async fn logout(
     _: NoQuery,
     SmallBody(body): SmallBody,
 ) -> Result<Data<Nothing>, Problem> {
-    let RefreshRequest { refresh } = RefreshRequest::read(body)?;
-    let claimed = app.tokens.read_refresh(&refresh).ok_or_else(|| {
+    let RefreshRequest { refresh_token } = RefreshRequest::read(body)?;
+    let claimed = app.tokens.read_refresh(&refresh_token).ok_or_else(|| {
         app.audit.add(AuditEntry::now(trail.actor(), Action::RefreshRefused, None).with("reason", "unknown"));
         Problem::login_ended()
     })?;

@@ -56,9 +56,9 @@ impl FromRequestParts<App> for Stranger {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TokenPair {
     /// Send it as `Authorization: Bearer <access>`.
-    access: String,
+    access_token: String,
     /// Exchange it for the next pair before the login ends. It is good for one use: used again, it ends the login.
-    refresh: String,
+    refresh_token: String,
     /// How the access token is sent: `Bearer`.
     token_type: &'static str,
     /// Seconds for which the access token is good.
@@ -67,9 +67,9 @@ pub(crate) struct TokenPair {
 
 impl TokenPair {
     fn new(app: &App, login: Granted) -> Result<Self, Problem> {
-        let (access, life) = app.tokens.access(login).map_err(Problem::internal)?;
-        let refresh = app.tokens.refresh(login).map_err(Problem::internal)?;
-        Ok(Self { access, refresh, token_type: "Bearer", expires_in: life.as_secs() })
+        let (access_token, life) = app.tokens.access(login).map_err(Problem::internal)?;
+        let refresh_token = app.tokens.refresh(login).map_err(Problem::internal)?;
+        Ok(Self { access_token, refresh_token, token_type: "Bearer", expires_in: life.as_secs() })
     }
 }
 
@@ -80,19 +80,20 @@ pub(crate) struct Nothing {}
 /// What `/auth/refresh` and `/auth/logout` are given.
 #[derive(Debug, ToSchema)]
 pub(crate) struct RefreshRequest {
-    /// The refresh token of the login.
-    refresh: String,
+    /// The refresh token of the login. `refresh` means the same.
+    refresh_token: String,
 }
 
 impl RefreshRequest {
     pub(crate) fn read(map: Map<String, Value>) -> Result<Self, Problem> {
         let mut errors = FieldErrors::default();
         let mut fields = Fields::new(map, "", &mut errors);
-        fields.require("refresh");
-        let refresh = fields.parsed("refresh", "invalid", |text| Ok(text.to_owned()));
+        let name = fields.synonym("refresh_token", "refresh");
+        fields.require(name);
+        let refresh_token = fields.parsed(name, "invalid", |text| Ok(text.to_owned()));
         fields.finish();
-        match refresh {
-            Some(refresh) if errors.is_empty() => Ok(Self { refresh }),
+        match refresh_token {
+            Some(refresh_token) if errors.is_empty() => Ok(Self { refresh_token }),
             _ => Err(Problem::validation(errors)),
         }
     }
@@ -102,13 +103,13 @@ impl RefreshRequest {
 const TRIED_MAX: usize = 1_000;
 
 /// A name or password as somebody tries it: any text.
-fn tried(fields: &mut Fields<'_>, name: &str) -> Option<String> {
+fn tried(fields: &mut Fields<'_>, name: &'static str) -> Option<String> {
     fields.require(name);
     tried_if_given(fields, name)
 }
 
 /// The same, where it may be left out.
-pub(crate) fn tried_if_given(fields: &mut Fields<'_>, name: &str) -> Option<String> {
+pub(crate) fn tried_if_given(fields: &mut Fields<'_>, name: &'static str) -> Option<String> {
     fields.parsed(name, "too_long", |text| match text.chars().count() {
         ..=TRIED_MAX => Ok(text.to_owned()),
         _ => Err(format!("Has at most {TRIED_MAX} characters.")),

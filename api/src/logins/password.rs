@@ -21,10 +21,10 @@ use crate::trail::OnTrail;
 pub(crate) struct PasswordChange {
     /// The password as it is.
     #[schema(max_length = 1000)]
-    current: String,
+    current_password: String,
     /// The password as it shall be: 8 to 256 characters, not one of the common ones, and not the username.
     #[schema(min_length = 8, max_length = 256)]
-    new: String,
+    new_password: String,
 }
 
 /// Change one's own password
@@ -32,7 +32,7 @@ pub(crate) struct PasswordChange {
 /// Ends all of one's logins but the one that asks. Wrong passwords count as at the login.
 #[utoipa::path(
     post, path = "/api/v1/auth/password", tag = "Auth", operation_id = "change_password",
-    request_body(content = PasswordChange, example = json!({"current": "correct horse battery staple", "new": "a longer and better one"})),
+    request_body(content = PasswordChange, example = json!({"current_password": "correct horse battery staple", "new_password": "a longer and better one"})),
     responses((status = 200, description = "Changed.", body = Success<Nothing>)),
 )]
 pub(crate) async fn change(
@@ -42,15 +42,15 @@ pub(crate) async fn change(
     _: NoQuery,
     SmallBody(body): SmallBody,
 ) -> Result<Data<Nothing>, Problem> {
-    let PasswordChange { current, new } = PasswordChange::read(body)?;
+    let PasswordChange { current_password: current, new_password: new } = PasswordChange::read(body)?;
     let known = app.store.credentials_of(asker.user).await?.ok_or_else(Problem::unauthenticated)?;
     let new = Password::new(&new, &known.username)
-        .map_err(|weakness| Problem::field("new", weakness.code(), weakness.to_string()))?;
-    let (known, counted) = guard::confirm(&app, &trail, asker.user, "current", current).await?;
+        .map_err(|weakness| Problem::field("new_password", weakness.code(), weakness.to_string()))?;
+    let (known, counted) = guard::confirm(&app, &trail, asker.user, "current_password", current).await?;
     let hash = app.passwords.place(For::User(asker.user))?.run(move || new.hash()).await?.map_err(Problem::internal)?;
     let keep = asker.credential.family();
     if !app.store.change_password(known.user, &known.password_hash, &hash, keep, trail.actor()).await? {
-        return Err(counted.wrong(guard::wrong_password("current")));
+        return Err(counted.wrong(guard::wrong_password("current_password")));
     }
     counted.right(&app).await?;
     app.standing_changed(asker.user);
@@ -61,10 +61,11 @@ impl PasswordChange {
     pub(crate) fn read(map: Map<String, Value>) -> Result<Self, Problem> {
         let mut errors = FieldErrors::default();
         let mut fields = Fields::new(map, "", &mut errors);
-        let (current, new) = (tried(&mut fields, "current"), tried(&mut fields, "new"));
+        let names = (fields.synonym("current_password", "current"), fields.synonym("new_password", "new"));
+        let (current, new) = (tried(&mut fields, names.0), tried(&mut fields, names.1));
         fields.finish();
         match (current, new) {
-            (Some(current), Some(new)) if errors.is_empty() => Ok(Self { current, new }),
+            (Some(current), Some(new)) if errors.is_empty() => Ok(Self { current_password: current, new_password: new }),
             _ => Err(Problem::validation(errors)),
         }
     }

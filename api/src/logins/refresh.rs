@@ -20,7 +20,7 @@ use crate::state::App;
 #[utoipa::path(
     post, path = "/api/v1/auth/refresh", tag = "Auth", operation_id = "refresh_tokens",
     security(()),
-    request_body(content = RefreshRequest, example = json!({"refresh": "eyJhbGciOiJIUzI1NiJ9.eyJ0eXAiOiJyZWZyZXNoIn0.c2lnbmF0dXJl"})),
+    request_body(content = RefreshRequest, example = json!({"refresh_token": "eyJhbGciOiJIUzI1NiJ9.eyJ0eXAiOiJyZWZyZXNoIn0.c2lnbmF0dXJl"})),
     responses(
         (status = 200, description = "The next pair.", body = Success<TokenPair>),
         (status = 401, description = "The refresh token isn't good, or not any more."),
@@ -32,11 +32,11 @@ pub(crate) async fn refresh(
     _: NoQuery,
     SmallBody(body): SmallBody,
 ) -> Result<Data<TokenPair>, Problem> {
-    let RefreshRequest { refresh } = RefreshRequest::read(body)?;
+    let RefreshRequest { refresh_token } = RefreshRequest::read(body)?;
     let refuse = |user: Option<UserId>, action, reason: &str| {
         app.audit.add(AuditEntry::now(trail.actor(), action, user.map(Target::User)).with("reason", reason));
     };
-    let Some(Claimed { login, .. }) = app.tokens.read_refresh(&refresh) else {
+    let Some(Claimed { login, .. }) = app.tokens.read_refresh(&refresh_token) else {
         refuse(None, Action::RefreshRefused, "unknown");
         return Err(Problem::login_ended());
     };

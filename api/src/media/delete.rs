@@ -31,7 +31,7 @@ pub(crate) async fn delete(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let absent = || Problem::not_found("There is no such file.");
-    let id = Uuid::try_parse(&id).map(MediaId).map_err(|_| absent())?;
+    let id = Uuid::try_parse(&id).map(MediaId).map_err(|_| Problem::no_uuid())?;
     match app.store.remove_file(caller.reach(), id, caller.actor()).await? {
         Moved::Done(_) => {}
         Moved::Refused(_) => {

@@ -25,6 +25,6 @@ pub(crate) async fn get(
     Path(id): Path<String>,
 ) -> Result<Data<StoredFile>, Problem> {
     let absent = || Problem::not_found("There is no such file.");
-    let id = Uuid::try_parse(&id).map(MediaId).map_err(|_| absent())?;
+    let id = Uuid::try_parse(&id).map(MediaId).map_err(|_| Problem::no_uuid())?;
     app.store.file(caller.reach(), id).await?.map(Data::ok).ok_or_else(absent)
 }

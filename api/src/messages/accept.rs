@@ -16,7 +16,7 @@ use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, IdempotencyKey, 
 use sanasr_shared::time::Time;
 use serde_json::{Map, Value, json};
 
-use super::draft::{Draft, Form, NO_MEDIA, Prepared, UNKNOWN_MEDIA};
+use super::draft::{Draft, Form, NO_MEDIA, Prepared, Rules, UNKNOWN_MEDIA};
 use super::files;
 use crate::answer::Data;
 use crate::auth::Caller;
@@ -113,7 +113,7 @@ async fn try_send_one(
         return replayed(app, user, *id).await;
     }
     let Submission { fields, form, file } = submission;
-    let mut draft = Draft::read(Value::Object(fields), form, 0, "", Time::now());
+    let mut draft = Draft::read(Value::Object(fields), form, 0, "", rules(app));
     if form == Form::Upload {
         draft.attach(file);
     }
@@ -131,9 +131,14 @@ async fn try_send_one(
     }
 }
 
+/// By what the messages of a request that has just come are read.
+pub(crate) fn rules(app: &App) -> Rules {
+    Rules { now: Time::now(), bare_numbers: app.accept.bare_numbers }
+}
+
 /// What a refusal means to an admin who sends for somebody else: it is not their own credentials that are refused.
 pub(crate) fn to_admin(asker: UserId, user: UserId, problem: Problem) -> Problem {
-    if asker != user && problem.code() == Code::Unauthenticated {
+    if asker != user && problem.code() == Code::UserInactive {
         return Problem::conflict("The user is deactivated.");
     }
     problem
@@ -204,17 +209,18 @@ pub(crate) async fn prepare(
     let mut prepared = Vec::with_capacity(drafts.len());
     for mut draft in drafts {
         let mut known = None;
-        if let Some(name) = &draft.session {
+        if let Some(name) = draft.session.as_deref() {
             known = match sessions.get(name) {
                 Some(known) => *known,
                 None => {
                     let found = resolve::session(app, caller.user()?, name).await?;
-                    sessions.insert(name.clone(), found);
+                    sessions.insert(name.to_owned(), found);
                     found
                 }
             };
             if known.is_none() {
-                draft.fail("session", "unknown_session", NO_SESSION);
+                let said = resolve::unknown(app, caller.user()?, name).await?;
+                draft.fail("session", "unknown_session", &said);
             }
         }
         let position = draft.position;
@@ -222,8 +228,6 @@ pub(crate) async fn prepare(
     }
     Ok(prepared)
 }
-
-const NO_SESSION: &str = "There is no such session.";
 
 /// Has messages accepted, with the files that came with them.
 pub(crate) async fn accept(
@@ -292,7 +296,7 @@ async fn accept_all(
 }
 
 fn session_gone(item: &Prepared) -> Problem {
-    Problem::field(format!("{}session", item.prefix), "unknown_session", NO_SESSION)
+    Problem::field(format!("{}session", item.prefix), "unknown_session", resolve::NO_SESSION)
 }
 
 /// One call to the store: what became of the items, and those whose session is gone.
@@ -316,13 +320,14 @@ async fn accept_once(
         let answer = match outcome {
             AcceptOutcome::Accepted { created_at } => {
                 accepted += 1;
+                app.sessions.tell(user, &item.session, item.known);
                 Answer::Accepted(Box::new(accepted_message(user, item, created_at)))
             }
             AcceptOutcome::Replayed(id) => Answer::Replayed(id),
             AcceptOutcome::KeyReused => Answer::Refused(Problem::idempotency_key_reused()),
             AcceptOutcome::QuotaExceeded(quota) => Answer::Refused(Problem::quota_exceeded(&quota, Time::now())),
             // The same as for a key of a user who was deactivated a second ago.
-            AcceptOutcome::UserInactive => Answer::Refused(Problem::unauthenticated()),
+            AcceptOutcome::UserInactive => Answer::Refused(Problem::user_inactive()),
             AcceptOutcome::Invalid(detail) => Answer::Refused(StoreError::Invalid(detail).into()),
             // Removed since it was looked up.
             AcceptOutcome::FileGone => {
@@ -362,7 +367,7 @@ fn accepted_message(user: UserId, item: Prepared, created_at: Time) -> Message {
         reply_to: new.reply_to,
         status,
         error: None,
-        blocked_by: (status == Status::Scheduled).then_some(BlockedBy::Scheduled),
+        blocked_by: if status == Status::Scheduled { Some(BlockedBy::Scheduled) } else { item.known.blocked_by },
         reference: new.reference,
         attempts: 0,
         whatsapp_id: new.whatsapp_id,

@@ -8,11 +8,10 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use sanasr_shared::ids::MessageId;
 use sanasr_shared::message::Message;
-use sanasr_shared::time::Time;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::accept::{Answer, IDEMPOTENT_REPLAYED, accept, count_refused, kept_under, no_longer_kept, prepare};
+use super::accept::{Answer, IDEMPOTENT_REPLAYED, accept, count_refused, kept_under, no_longer_kept, prepare, rules};
 use super::bodies::{BatchItem, SendBatch};
 use super::draft::{Draft, Form};
 use crate::answer::{Data, Success};
@@ -86,10 +85,10 @@ async fn answer(
     let items = items(body)?;
     let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
     answers.extend(faults.into_iter().map(|(position, fault)| (position, Answer::Refused(fault.into()))));
-    let now = Time::now();
+    let rules = rules(app);
     let drafts = (0..).zip(items).filter(|(position, _)| !answers.contains_key(position));
     let drafts = drafts
-        .map(|(position, item)| Draft::read(item, Form::Full, position, &format!("messages[{position}]"), now))
+        .map(|(position, item)| Draft::read(item, Form::Full, position, &format!("messages[{position}]"), rules))
         .collect();
     let mut good = Vec::new();
     for item in prepare(app, caller, request_id, drafts).await? {

@@ -11,10 +11,10 @@ use crate::problem::Document;
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "the reference's form of what is read by hand")]
 pub(crate) struct SendMessage {
-    /// To whom: a phone number with its country code, with or without `+`, spaces, dashes, dots and parentheses (`(0)` and the 0
-    /// of calls within the country are left out, or refused where they may belong to the number), also after `tel:` or
-    /// `whatsapp:`; `<digits>@c.us`, `<digits>@s.whatsapp.net`, `<id>@lid`, or `<id>@g.us` for a group. `recipient` means the
-    /// same.
+    /// To whom: a phone number with `+` and its country code; spaces, dashes, dots and parentheses are fine (`(0)` and the 0 of
+    /// calls within the country are left out, or refused where they may belong to the number), also after `tel:` or
+    /// `whatsapp:`. Or a WhatsApp id: `<digits>@c.us`, `<digits>@s.whatsapp.net`, `<id>@lid`, or `<id>@g.us` for a group.
+    /// `recipient` means the same.
     #[schema(min_length = 1, max_length = 64, examples("+15551234567"))]
     to: String,
     /// What is sent. The part that belongs to it is needed: `text` for text, `media` for image, video, audio, document and
@@ -92,16 +92,16 @@ pub(crate) struct Place {
     address: Option<String>,
 }
 
-/// A contact card: `name` and `phone`, or a whole vCard.
+/// A contact card: `name` and `phone_number`, or a whole vCard.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "the reference's form of what is read by hand")]
 pub(crate) struct Card {
     /// The name.
     #[schema(min_length = 1, max_length = 255, examples("Support"))]
     name: Option<String>,
-    /// The phone number.
+    /// The phone number. `phone` means the same.
     #[schema(min_length = 1, max_length = 64, examples("+15551234567"))]
-    phone: Option<String>,
+    phone_number: Option<String>,
     /// One vCard's text, from its line `BEGIN:VCARD` to `END:VCARD`.
     #[schema(min_length = 1, max_length = 16384)]
     vcard: Option<String>,

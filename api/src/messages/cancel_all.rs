@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use sanasr_shared::ports::operations::CancelFilter;
 use sanasr_shared::ports::signals::Signal;
-use sanasr_shared::recipient::Recipient;
+use sanasr_shared::recipient::{BareNumbers, Recipient};
 use sanasr_shared::session::check_name;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -21,7 +21,7 @@ use crate::query::NoQuery;
 use crate::reference::params::OfUser;
 use crate::state::App;
 
-/// Which waiting messages to take back: all that match every field given; without any, all.
+/// Which waiting messages to take back: all that match every field given; or `all`.
 #[derive(Debug, Default, ToSchema)]
 #[expect(dead_code, reason = "says in the reference what the body may hold; read into a filter")]
 pub(crate) struct CancelAll {
@@ -34,6 +34,9 @@ pub(crate) struct CancelAll {
     /// Their reference.
     #[schema(min_length = 1, max_length = 255)]
     reference: Option<String>,
+    /// True alone, without another field: all that wait.
+    #[schema(examples(true))]
+    all: Option<bool>,
 }
 
 /// What was taken back.
@@ -58,7 +61,8 @@ const LOCKED_LOOKS: u32 = 500;
     params(OfUser),
     request_body(content = CancelAll, examples(
         ("1-reference" = (summary = "By your mark", value = json!({"reference": "order-1042"}))),
-        ("2-recipient" = (summary = "All to one recipient", value = json!({"session": "default", "to": "+15551234567"}))),
+        ("2-all" = (summary = "All that waits", value = json!({"all": true}))),
+        ("3-recipient" = (summary = "All to one recipient", value = json!({"session": "default", "to": "+15551234567"}))),
     )),
     responses((status = 200, description = "Cancelled.", body = Success<Cancelled>)),
 )]
@@ -69,7 +73,7 @@ pub(crate) async fn cancel_all(
     JsonBody(body): JsonBody,
 ) -> Result<Data<Cancelled>, Problem> {
     let user = caller.user()?;
-    let filter = read(body)?;
+    let filter = read(body, app.accept.bare_numbers)?;
     let mut cancelled = 0;
     // What is accepted after it began stays, or it might never end.
     let (mut began, mut locked) = (None, 0);
@@ -94,15 +98,23 @@ pub(crate) async fn cancel_all(
     }
 }
 
-pub(crate) fn read(body: Map<String, Value>) -> Result<CancelFilter, Problem> {
+pub(crate) fn read(body: Map<String, Value>, bare_numbers: BareNumbers) -> Result<CancelFilter, Problem> {
     let mut errors = FieldErrors::default();
     let mut fields = Fields::new(body, "", &mut errors);
     let to = fields.synonym("to", "recipient");
+    let filtered = ["session", to, "reference"].into_iter().any(|name| fields.has(name));
     let filter = CancelFilter {
         session: fields.parsed("session", "invalid_name", |text| check_name(text).map(|()| text.to_owned())),
-        to: fields.parsed(to, "invalid_recipient", Recipient::parse),
+        to: fields.parsed(to, "invalid_phone_number", |text| Recipient::read(text, bare_numbers)),
         reference: fields.text("reference", REFERENCE),
     };
+    let all = fields.flag("all");
+    match all {
+        Some(true) if filtered => fields.fail("all", "not_allowed", "Goes alone: leave it out, or the other fields."),
+        Some(true) => {}
+        _ if filtered => {}
+        _ => fields.fail("all", "required", "Give session, to or reference, or {\"all\": true} for all that waits."),
+    }
     fields.finish();
     if errors.is_empty() { Ok(filter) } else { Err(Problem::validation(errors)) }
 }

@@ -6,7 +6,7 @@ use sanasr_shared::ids::{MediaId, MessageId, new_whatsapp_id};
 use sanasr_shared::media::{HEAD_BYTES, check, check_voice, fit, identify, is_same_type, name};
 use sanasr_shared::message::{Contact, Content, Location, MAX_LIFE, Media, Message, MessageType, NewMessage};
 use sanasr_shared::ports::files::StoredFile;
-use sanasr_shared::recipient::Recipient;
+use sanasr_shared::recipient::{BareNumbers, Recipient};
 use sanasr_shared::session::DEFAULT_SESSION;
 use sanasr_shared::time::Time;
 use serde_json::Value;
@@ -51,6 +51,14 @@ pub(crate) enum Form {
     Upload,
 }
 
+/// By what a message is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    /// When it came.
+    pub(crate) now: Time,
+    pub(crate) bare_numbers: BareNumbers,
+}
+
 /// A message as far as it could be read. What could not is in `errors`; with none, [`Draft::finish`] makes a message.
 #[derive(Debug)]
 pub(crate) struct Draft {
@@ -91,13 +99,13 @@ pub(crate) struct Prepared {
 
 impl Draft {
     /// Reads a message. `prefix` stands before its fields' names: nothing, or `messages[3]`.
-    pub(crate) fn read(value: Value, form: Form, position: u32, prefix: &str, now: Time) -> Self {
+    pub(crate) fn read(value: Value, form: Form, position: u32, prefix: &str, rules: Rules) -> Self {
         let mut errors = FieldErrors::default();
         let dotted = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
         let mut draft = match value {
             Value::Object(map) => {
                 let mut fields = Fields::new(map, dotted.as_str(), &mut errors);
-                let draft = read(&mut fields, form, now);
+                let draft = read(&mut fields, form, rules);
                 fields.finish();
                 draft
             }
@@ -218,16 +226,16 @@ fn blank() -> Draft {
     }
 }
 
-fn read(fields: &mut Fields<'_>, form: Form, now: Time) -> Draft {
+fn read(fields: &mut Fields<'_>, form: Form, Rules { now, bare_numbers }: Rules) -> Draft {
     let to = match form {
         Form::Full => fields.synonym("to", "recipient"),
         Form::Text | Form::Media | Form::Upload => fields.synonym("recipient", "to"),
     };
     fields.require(to);
-    let recipient = fields.parsed(to, "invalid_recipient", Recipient::parse);
+    let recipient = fields.parsed(to, "invalid_phone_number", |text| Recipient::read(text, bare_numbers));
     let mut file = None;
     let (kind, content) = match form {
-        Form::Full => full_content(fields, &mut file),
+        Form::Full => full_content(fields, bare_numbers, &mut file),
         Form::Text => text_content(fields),
         Form::Media => media_content(fields),
         Form::Upload => upload_content(fields),
@@ -269,10 +277,20 @@ fn upload_content(fields: &mut Fields<'_>) -> (Option<MessageType>, Content) {
     (kind, Content { caption, ..Content::default() })
 }
 
-fn full_content(fields: &mut Fields<'_>, file: &mut Option<NewContent>) -> (Option<MessageType>, Content) {
-    fields.require("type");
-    let kind = fields.word("type", &MessageType::ALL, MessageType::as_str);
+fn full_content(
+    fields: &mut Fields<'_>,
+    bare_numbers: BareNumbers,
+    file: &mut Option<NewContent>,
+) -> (Option<MessageType>, Content) {
     let text_name = fields.synonym("text", "content");
+    let kind = if fields.has("text") || fields.has("content") || fields.has("type") {
+        // Where a text stands, the type may be left out.
+        let given = fields.has("type");
+        fields.word("type", &MessageType::ALL, MessageType::as_str).or((!given).then_some(MessageType::Text))
+    } else {
+        fields.fail("type", "required", "This field is needed, unless there is a text.");
+        None
+    };
     part(fields, text_name, kind, |kind| kind == MessageType::Text);
     let text = fields.text(text_name, TEXT);
     part(fields, "media", kind, MessageType::is_media);
@@ -280,13 +298,13 @@ fn full_content(fields: &mut Fields<'_>, file: &mut Option<NewContent>) -> (Opti
     part(fields, "location", kind, |kind| kind == MessageType::Location);
     let location = fields.object("location", read_location).flatten();
     part(fields, "contact", kind, |kind| kind == MessageType::Contact);
-    let contact = fields.object("contact", read_contact);
+    let contact = fields.object("contact", |contact| read_contact(contact, bare_numbers));
     let caption = caption(fields, kind);
     (kind, Content { text, media, location, contact, caption })
 }
 
 /// Notes a part that a message of this type needs and hasn't, or has and can't.
-fn part(fields: &mut Fields<'_>, name: &str, kind: Option<MessageType>, belongs: fn(MessageType) -> bool) {
+fn part(fields: &mut Fields<'_>, name: &'static str, kind: Option<MessageType>, belongs: fn(MessageType) -> bool) {
     let Some(kind) = kind else { return };
     if belongs(kind) {
         fields.require(name);
@@ -440,29 +458,28 @@ fn read_location(fields: &mut Fields<'_>) -> Option<Location> {
     Some(Location { latitude: latitude?, longitude: longitude?, name, address })
 }
 
-fn read_contact(fields: &mut Fields<'_>) -> Contact {
+fn read_contact(fields: &mut Fields<'_>, bare_numbers: BareNumbers) -> Contact {
+    let phone_name = fields.synonym("phone_number", "phone");
     if fields.has("vcard") {
-        for name in ["name", "phone"] {
+        for name in ["name", phone_name] {
             if fields.has(name) {
-                fields.fail(name, "not_allowed", "Give either a vcard, or name and phone.");
+                fields.fail(name, "not_allowed", "Give either a vcard, or name and phone_number.");
             }
         }
     } else {
         fields.require("name");
-        fields.require("phone");
+        fields.require(phone_name);
     }
     let name = fields.text("name", NAME);
-    let phone = fields.parsed("phone", "invalid_phone", |text| match Recipient::parse(text)? {
-        number if number.as_str().starts_with('+') => Ok(number.as_str().to_owned()),
-        _ => Err("Must be a phone number such as +15551234567.".to_owned()),
-    });
+    let number = fields.parsed(phone_name, "invalid_phone_number", |text| Recipient::read_number(text, bare_numbers));
+    let phone_number = number.map(|number| number.as_str().to_owned());
     let vcard = fields.text("vcard", VCARD);
     // Files of cards may begin with a byte order mark.
     let vcard = vcard.map(|vcard| vcard.trim_start_matches('\u{feff}').to_owned());
     if let Err(wrong) = vcard.as_deref().map_or(Ok(()), check_card) {
         fields.fail("vcard", "invalid_vcard", wrong);
     }
-    Contact { name, phone, vcard }
+    Contact { name, phone_number, vcard }
 }
 
 /// Whether the text is one vCard, which may hold others as its agents (version 2.1).
@@ -494,7 +511,7 @@ fn times(fields: &mut Fields<'_>, now: Time) -> (Option<Time>, Option<Time>) {
     if asked.is_some_and(|at| at.plus(CLOCK_SKEW) < now) {
         fields.fail("send_at", "in_the_past", "Must not be in the past.");
     } else if send_at.is_some_and(|at| at > now.plus(MAX_LIFE)) {
-        fields.fail("send_at", "too_late", format!("Must be within {days} days."));
+        fields.fail("send_at", "too_far_ahead", format!("Must be within {days} days."));
     }
     let due = send_at.unwrap_or(now);
     let expires_at = fields.time("expires_at");
@@ -504,7 +521,7 @@ fn times(fields: &mut Fields<'_>, now: Time) -> (Option<Time>, Option<Time>) {
         } else if at <= due {
             fields.fail("expires_at", "before_send_at", "Must be after send_at.");
         } else if at > due.plus(MAX_LIFE) {
-            fields.fail("expires_at", "too_late", format!("Must be within {days} days after the message falls due."));
+            fields.fail("expires_at", "too_far_ahead", format!("Must be within {days} days after the message falls due."));
         }
     }
     (send_at, expires_at)
@@ -520,6 +537,8 @@ mod tests {
 
     const NOW: Time = Time(1_700_000_000_000);
 
+    const RULES: Rules = Rules { now: NOW, bare_numbers: BareNumbers::Refused };
+
     fn at(ms: i64) -> String {
         Time(NOW.0 + ms).to_string()
     }
@@ -528,11 +547,12 @@ mod tests {
         Some(KnownSession {
             id: sanasr_shared::ids::SessionId::generate(),
             bridge: sanasr_shared::session::BridgeKind::Simulator,
+            blocked_by: None,
         })
     }
 
     fn read_form(form: Form, value: Value) -> Result<NewMessage, Vec<(String, &'static str)>> {
-        let draft = Draft::read(value, form, 0, "", NOW);
+        let draft = Draft::read(value, form, 0, "", RULES);
         match draft.finish(known(), "r") {
             Ok(prepared) => Ok(prepared.message),
             Err(errors) => Err(errors.into_vec().into_iter().map(|e| (e.field, e.code)).collect()),
@@ -603,8 +623,11 @@ mod tests {
             file(json!({"id": "01890a5d-ac96-774b-bcce-b302099a8057"})),
             json!({"to": "+15551234567", "type": "audio", "media": {"url": "http://a/b", "voice": true}}),
             json!({"to": "+15551234567", "type": "location", "location": {"latitude": 1, "longitude": -180, "name": "x"}}),
+            json!({"to": "+15551234567", "type": "contact", "contact": {"name": "A", "phone_number": "+1 555 1234567"}}),
             json!({"to": "+15551234567", "type": "contact", "contact": {"name": "A", "phone": "+1 555 1234567"}}),
             json!({"to": "+15551234567", "type": "contact", "contact": {"vcard": "BEGIN:VCARD\nEND:VCARD"}}),
+            json!({"to": "+15551234567", "text": "no type"}),
+            json!({"to": "+15551234567", "content": "no type"}),
             json!({"to": "+15551234567", "type": "contact", "contact": {"vcard": "\u{feff}begin:vcard\nEND:VCARD"}}),
             file(json!({"base64": format!("data:image/png;base64,{PNG}")})),
             file(json!({"base64": format!("data:image/png;base64,{PNG}"), "mime_type": "image/png"})),
@@ -630,7 +653,9 @@ mod tests {
         for (body, expected) in [
             (json!({}), vec![("to", "required"), ("type", "required")]),
             (json!({"type": "text"}), vec![("to", "required"), ("text", "required")]),
-            (with(json!({"to": "hello"})), vec![("to", "invalid_recipient")]),
+            (with(json!({"to": "15551234567"})), vec![("to", "invalid_phone_number")]),
+            (with(json!({"type": null, "text": null})), vec![("type", "required")]),
+            (with(json!({"to": "hello"})), vec![("to", "invalid_phone_number")]),
             (with(json!({"recipient": "+15551234567"})), vec![("recipient", "given_twice")]),
             (with(json!({"type": "smoke"})), vec![("type", "unknown_value")]),
             (with(json!({"type": 1})), vec![("type", "invalid_type")]),
@@ -689,8 +714,8 @@ mod tests {
                 vec![("location.latitude", "out_of_range"), ("location.longitude", "invalid_type")],
             ),
             (
-                json!({"to": "+15551234567", "type": "contact", "contact": {"phone": "1@g.us"}}),
-                vec![("contact.name", "required"), ("contact.phone", "invalid_phone")],
+                json!({"to": "+15551234567", "type": "contact", "contact": {"phone_number": "1@g.us"}}),
+                vec![("contact.name", "required"), ("contact.phone_number", "invalid_phone_number")],
             ),
         ] {
             let expected: Vec<_> = expected.into_iter().map(|(field, code)| (field.to_owned(), code)).collect();
@@ -706,11 +731,11 @@ mod tests {
         assert!(read(with(json!({"send_at": at(30 * day), "expires_at": at(60 * day)}))).is_ok());
         for (more, field, code) in [
             (json!({"send_at": at(-6_000)}), "send_at", "in_the_past"),
-            (json!({"send_at": at(30 * day + 1)}), "send_at", "too_late"),
+            (json!({"send_at": at(30 * day + 1)}), "send_at", "too_far_ahead"),
             (json!({"send_at": "2030-01-01T00:00:00"}), "send_at", "invalid_time"),
             (json!({"expires_at": at(0)}), "expires_at", "in_the_past"),
             (json!({"send_at": at(day), "expires_at": at(day)}), "expires_at", "before_send_at"),
-            (json!({"expires_at": at(30 * day + 1)}), "expires_at", "too_late"),
+            (json!({"expires_at": at(30 * day + 1)}), "expires_at", "too_far_ahead"),
             (json!({"expires_at": 5}), "expires_at", "invalid_type"),
         ] {
             assert_eq!(read(with(more.clone())).expect_err("wrong"), [(field.to_owned(), code)], "{more}");
@@ -736,7 +761,7 @@ mod tests {
     fn an_items_fields_have_its_path() {
         for (item, expected) in [(json!("x"), "messages[3]"), (json!({"type": "text", "text": "x"}), "messages[3].to")]
         {
-            let errors = Draft::read(item, Form::Full, 3, "messages[3]", NOW).errors.into_vec();
+            let errors = Draft::read(item, Form::Full, 3, "messages[3]", RULES).errors.into_vec();
             assert_eq!(errors[0].field, expected);
         }
     }

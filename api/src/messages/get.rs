@@ -11,7 +11,6 @@ use utoipa::IntoParams;
 use super::{MessagePath, absent};
 use crate::answer::{Data, Success};
 use crate::auth::Caller;
-use crate::fields::one_of;
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::reference::params::{self, OfUser};
@@ -52,9 +51,9 @@ pub(crate) async fn get(
     mut query: Query,
 ) -> Result<Data<Message>, Problem> {
     let wait = query.integer("wait", 1, WAIT_MAX_S);
-    let known = query.parsed("known", |text| one_of(text, &Status::ALL, Status::as_str));
+    let known = query.word("known", &Status::ALL, Status::as_str);
     if known.is_some() && wait.is_none() {
-        query.fail("known", "Goes with wait.");
+        query.fail("known", "not_allowed", "Goes with wait.");
     }
     query.finish()?;
     let message = match wait {

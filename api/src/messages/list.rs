@@ -6,13 +6,12 @@ use axum::extract::State;
 use sanasr_shared::ids::MessageId;
 use sanasr_shared::message::{Message, MessageType, Status};
 use sanasr_shared::ports::store::{MessageFilter, Store};
-use sanasr_shared::recipient::Recipient;
 use utoipa::IntoParams;
 
 use crate::answer::{Listed, Page};
 use crate::auth::Caller;
 use crate::cursor::{self, List};
-use crate::fields::{TextRule, one_of};
+use crate::fields::TextRule;
 use crate::problem::Problem;
 use crate::query::{Query, time};
 use crate::reference::params::{OfUser, Paging, Span};
@@ -46,14 +45,15 @@ struct Filter {
     responses((status = 200, description = "A page of messages.", body = Page<Message>)),
 )]
 pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Query) -> Result<Listed<Message>, Problem> {
+    let (from, until) = query.span(time);
     let filter = MessageFilter {
-        status: query.parsed("status", |text| one_of(text, &Status::ALL, Status::as_str)),
-        session: query.parsed("session", |text| checked(text, TextRule::line(64))),
-        to: query.parsed("to", Recipient::parse),
-        kind: query.parsed("type", |text| one_of(text, &MessageType::ALL, MessageType::as_str)),
-        reference: query.parsed("reference", |text| checked(text, TextRule::line(255))),
-        from: query.parsed("from", time),
-        until: query.parsed("until", time),
+        status: query.word("status", &Status::ALL, Status::as_str),
+        session: query.text("session", TextRule::line(64)),
+        to: query.recipient("to", app.accept.bare_numbers),
+        kind: query.word("type", &MessageType::ALL, MessageType::as_str),
+        reference: query.text("reference", TextRule::line(255)),
+        from,
+        until,
     };
     let page = query.page(List::Messages);
     query.finish()?;
@@ -74,8 +74,4 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller, mut query: Quer
 )]
 pub(crate) async fn list_alias(app: State<App>, caller: Caller, query: Query) -> Result<Listed<Message>, Problem> {
     list(app, caller, query).await
-}
-
-fn checked(text: &str, rule: TextRule) -> Result<String, String> {
-    rule.check(text).map(|()| text.to_owned()).map_err(|(_, detail)| detail)
 }

@@ -60,8 +60,8 @@ impl FromRequestParts<App> for MessagePath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let Path(id) = Path::<String>::from_request_parts(parts, app).await.map_err(|_| absent())?;
-        Uuid::try_parse(&id).map(|id| Self(MessageId(id))).map_err(|_| absent())
+        let Path(id) = Path::<String>::from_request_parts(parts, app).await.map_err(|_| Problem::no_uuid())?;
+        Uuid::try_parse(&id).map(|id| Self(MessageId(id))).map_err(|_| Problem::no_uuid())
     }
 }
 

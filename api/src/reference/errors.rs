@@ -39,18 +39,32 @@ pub(crate) const fn problem(code: Code) -> Explained {
     let (meaning, when, remedy) = match code {
         Code::MalformedRequest => (
             "The request can't be read.",
-            "The body is no JSON, or broke off; a name stands twice in one object, or a text has half of a character; a query \
-             parameter is unknown, given twice or wrong; a cursor isn't one of this list; a header such as Idempotency-Key \
+            "The body is no JSON, or broke off; a name stands twice in one object, or a text has half of a character; a cursor isn't one of this list; a header such as Idempotency-Key \
              has another form. In a batch only the item is refused.",
             "Mend the request: `detail` says what is wrong, and `errors` names each field or query parameter. Repeating it as \
              it is won't help.",
         ),
         Code::Unauthenticated => (
             "The credentials are missing or not valid.",
-            "No credentials were sent, or they are unknown, expired or revoked, or their user is deactivated. The answer is \
-             the same in every case. At login: the name or the password is wrong.",
+            "No credentials were sent, or they are unknown; a login has ended; an API key was sent as \
+             `Authorization: Bearer`. At login: the name or the password is wrong.",
             "Send `Authorization: Bearer <access token>`, `Authorization: ApiKey <key>` or `X-Api-Key: <key>`. An access \
              token lives 15 minutes: get a new one by `POST /api/v1/auth/refresh`.",
+        ),
+        Code::InvalidApiKey => (
+            "The API key has the right form, but opens nothing.",
+            "It isn't known here, or it was revoked or has expired. `detail` shows its public part.",
+            "Check that the whole key was copied and that it belongs to this service, or ask an admin for a new one.",
+        ),
+        Code::TokenExpired => (
+            "The access token has expired.",
+            "An access token lives 15 minutes, unless set otherwise.",
+            "Get the next one by `POST /api/v1/auth/refresh`, with the refresh token.",
+        ),
+        Code::UserInactive => (
+            "The credentials are genuine, but their user is deactivated.",
+            "An admin has deactivated the user. Its messages stay, and nothing of them is sent until it is activated again.",
+            "Ask an admin to activate the user.",
         ),
         Code::Forbidden => (
             "You are known, but not allowed to do this.",
@@ -66,7 +80,7 @@ pub(crate) const fn problem(code: Code) -> Explained {
         Code::MethodNotAllowed => (
             "The endpoint doesn't know this method.",
             "Such as `PUT /api/v1/messages`.",
-            "The header `Allow` names the methods that it knows.",
+            "`detail` and the header `Allow` name the methods that it knows.",
         ),
         Code::NotAcceptable => (
             "The answer can't be given in a form that you accept.",
@@ -145,7 +159,7 @@ pub(crate) const fn problem(code: Code) -> Explained {
             "While the database is away or restarts, or its disk is full.",
             "Try again after the seconds in Retry-After.",
         ),
-        Code::OutcomeUnknown => (
+        Code::CommitUnknown => (
             "Nobody can say whether the request was carried out.",
             "The database was lost in the very moment in which it wrote.",
             "Repeat the request. A send with the same Idempotency-Key is never accepted twice.",
@@ -167,10 +181,10 @@ const fn message(&(code, meaning, when, remedy): &Row) -> Explained {
 /// What can be wrong with a field.
 const FIELDS: &[Row] = &[
     (
-        "bad_parameter",
-        "A query parameter is unknown, given twice or wrong.",
-        "In a 400: `?page=2`, for instance, is unknown, as lists have cursors.",
-        "Leave it out or mend it as `detail` says.",
+        "invalid_cursor",
+        "The text is no cursor of this list.",
+        "In a 400: a cursor belongs to the list that gave it, and isn't written by hand.",
+        "Take `next` from the page before, or begin without a cursor.",
     ),
     (
         "before_send_at",
@@ -188,7 +202,7 @@ const FIELDS: &[Row] = &[
     (
         "given_twice",
         "The same thing is given under two names.",
-        "`to` and `recipient`, `text` and `content`, or two of a file's `url`, `id` and `base64`; or, in a 400, one name twice in \
+        "`to` and `recipient`, `text` and `content`, a query parameter, or two of a file's `url`, `id` and `base64`; or, in a 400, one name twice in \
          one object.",
         "Give one of the two.",
     ),
@@ -226,17 +240,13 @@ const FIELDS: &[Row] = &[
         "Choose another name.",
     ),
     (
-        "invalid_phone",
-        "The text is no phone number.",
-        "A number in E.164 form is needed, with its country code.",
-        "Write it as `+15551234567`.",
-    ),
-    (
-        "invalid_recipient",
-        "No message can go to this recipient.",
-        "It is neither a phone number with a country code nor a WhatsApp id that ends in `@c.us`, `@s.whatsapp.net`, `@g.us` \
-         or `@lid`; or it has `(0)` or `(8)` after its country code, which may or may not belong to it.",
-        "Write a number as `+15551234567`: with the country code, without a leading 0 or 00, as it is dialled from abroad.",
+        "invalid_phone_number",
+        "The text is no phone number, or none that can be.",
+        "It has no `+` and no country code, or as many digits as no number of its country; or `(0)` or `(8)` after its country \
+         code, which may or may not belong to it. Where a recipient is wanted: it is no WhatsApp id either, which ends in \
+         `@c.us`, `@s.whatsapp.net`, `@g.us` or `@lid`.",
+        "Write it as `+15551234567`: with `+` and the country code, without a leading 0 or 00, as it is dialled from abroad. \
+         Software that sends international numbers without `+` can go on with `SANASR_BARE_NUMBERS=international`.",
     ),
     (
         "invalid_text",
@@ -287,6 +297,12 @@ const FIELDS: &[Row] = &[
         "`detail` names the bounds. In a 400: a number beyond about 1.8e308.",
         "Give a number within them.",
     ),
+    (
+        "taken",
+        "Somebody else has this name.",
+        "In a 409: a user's or a session's name stands for one alone.",
+        "Choose another, or use the thing that has it.",
+    ),
     ("required", "The field is needed.", "It is absent or null.", "Give it."),
     (
         "too_deep",
@@ -295,7 +311,7 @@ const FIELDS: &[Row] = &[
         "Send the fields that the reference names.",
     ),
     (
-        "too_late",
+        "too_far_ahead",
         "The time is too far ahead.",
         "`send_at` is at most 30 days ahead, `expires_at` at most 30 days after the message falls due.",
         "Choose an earlier time.",
@@ -375,7 +391,7 @@ const FIELDS: &[Row] = &[
     (
         "wrong_password",
         "This isn't the password.",
-        "`current` or `current_password` isn't the password as it is, when changing one's own.",
+        "`current_password` isn't the password as it is, when changing one's own.",
         "Give the right one. Who has forgotten it asks an admin for a new one.",
     ),
 ];
@@ -518,7 +534,7 @@ pub(crate) fn example(explained: &Explained) -> Value {
     match explained.place {
         Place::Problem(code) => problem_example(code),
         Place::Field => {
-            let mut problem = problem_example(if explained.code == "bad_parameter" {
+            let mut problem = problem_example(if explained.code == "invalid_cursor" {
                 Code::MalformedRequest
             } else {
                 Code::ValidationFailed

@@ -96,7 +96,7 @@ fn codes(path: &str, method: &str, operation: &Operation) -> Vec<Code> {
     if writes {
         // Also where no body is needed: one that comes is read.
         codes.extend([Code::RequestTimeout, Code::PayloadTooLarge, Code::UnsupportedMediaType]);
-        codes.extend([Code::ValidationFailed, Code::OutcomeUnknown]);
+        codes.extend([Code::ValidationFailed, Code::CommitUnknown]);
     }
     if sends {
         codes.extend([Code::Conflict, Code::IdempotencyKeyReused, Code::QuotaExceeded]);

@@ -177,15 +177,20 @@ type Read = fn(Map<String, Value>) -> Vec<FieldError>;
 fn readers() -> BTreeMap<&'static str, Read> {
     use crate::messages::batch;
     use crate::messages::cancel_all;
-    use crate::messages::draft::{Draft, Form};
+    use crate::messages::draft::{Draft, Form, Rules};
     use crate::sessions::{change, create, pair_code};
     use crate::users::body::{NewUserRequest, UserChangeRequest};
     use crate::{api_keys, logins};
     use sanasr_shared::password::Password;
+    use sanasr_shared::recipient::BareNumbers;
     use sanasr_shared::time::Time;
 
+    fn rules() -> Rules {
+        Rules { now: Time::now(), bare_numbers: BareNumbers::Refused }
+    }
+
     fn draft(map: Map<String, Value>, form: Form) -> Vec<FieldError> {
-        Draft::read(Value::Object(map), form, 0, "", Time::now()).errors.into_vec()
+        Draft::read(Value::Object(map), form, 0, "", rules()).errors.into_vec()
     }
     fn errors<T>(read: Result<T, Problem>) -> Vec<FieldError> {
         read.err().map(Problem::into_errors).unwrap_or_default()
@@ -196,7 +201,7 @@ fn readers() -> BTreeMap<&'static str, Read> {
             Ok(items) => (0..)
                 .zip(items)
                 .flat_map(|(n, item)| {
-                    Draft::read(item, Form::Full, n, &format!("messages[{n}]"), Time::now()).errors.into_vec()
+                    Draft::read(item, Form::Full, n, &format!("messages[{n}]"), rules()).errors.into_vec()
                 })
                 .collect(),
         }
@@ -207,10 +212,10 @@ fn readers() -> BTreeMap<&'static str, Read> {
         errors(change.of(own, "somebody", found))
     }
     fn password(map: Map<String, Value>) -> Vec<FieldError> {
-        let new = map.get("new").and_then(Value::as_str).map(str::to_owned);
+        let new = map.get("new_password").and_then(Value::as_str).map(str::to_owned);
         let mut errors = errors(logins::password::PasswordChange::read(map));
         if let Some(Err(weakness)) = new.map(|new| Password::new(&new, "somebody")) {
-            errors.push(FieldError { field: "new".to_owned(), code: weakness.code(), detail: weakness.to_string() });
+            errors.push(FieldError { field: "new_password".to_owned(), code: weakness.code(), detail: weakness.to_string() });
         }
         errors
     }
@@ -221,8 +226,8 @@ fn readers() -> BTreeMap<&'static str, Read> {
         ("NewUserRequest", |map| errors(NewUserRequest::read(map))),
         ("UserChangeRequest", user_change),
         ("NewKeyRequest", |map| errors(api_keys::create::NewKeyRequest::read(map))),
-        ("PairCodeRequest", |map| errors(pair_code::PairCodeRequest::read(map))),
-        ("CancelAll", |map| errors(cancel_all::read(map))),
+        ("PairCodeRequest", |map| errors(pair_code::PairCodeRequest::read(map, BareNumbers::Refused))),
+        ("CancelAll", |map| errors(cancel_all::read(map, BareNumbers::Refused))),
         ("SendMessage", |map| draft(map, Form::Full)),
         ("SendText", |map| draft(map, Form::Text)),
         ("SendMedia", |map| draft(map, Form::Media)),

@@ -9,7 +9,7 @@ use sanasr_shared::ids::{SessionId, UserId};
 use sanasr_shared::link_code::LinkCode;
 use sanasr_shared::ports::signals::Signal;
 use sanasr_shared::ports::store::Moved;
-use sanasr_shared::recipient::Recipient;
+use sanasr_shared::recipient::{BareNumbers, Recipient};
 use sanasr_shared::session::SessionStatus;
 use sanasr_shared::time::Time;
 use serde::Serialize;
@@ -36,9 +36,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// What to pair by a code.
 #[derive(Debug, ToSchema)]
 pub(crate) struct PairCodeRequest {
-    /// The phone's number, in E.164 form with or without `+`, spaces, dashes, dots and parentheses.
+    /// The phone's number with `+` and its country code; spaces, dashes, dots and parentheses are fine. `phone` means the same.
     #[schema(min_length = 1, max_length = 64, examples("+15551234567"))]
-    phone: String,
+    phone_number: String,
 }
 
 /// A code to type on the phone: WhatsApp, Linked devices, Link with phone number.
@@ -53,17 +53,15 @@ pub(crate) struct PairCode {
 }
 
 impl PairCodeRequest {
-    pub(crate) fn read(body: Map<String, Value>) -> Result<Self, Problem> {
+    pub(crate) fn read(body: Map<String, Value>, bare_numbers: BareNumbers) -> Result<Self, Problem> {
         let mut errors = FieldErrors::default();
         let mut fields = Fields::new(body, "", &mut errors);
-        fields.require("phone");
-        let phone = fields.parsed("phone", "invalid_phone", |text| match Recipient::parse(text)? {
-            number if number.as_str().starts_with('+') => Ok(number.as_str().to_owned()),
-            _ => Err("Must be a phone number such as +15551234567.".to_owned()),
-        });
+        let name = fields.synonym("phone_number", "phone");
+        fields.require(name);
+        let number = fields.parsed(name, "invalid_phone_number", |text| Recipient::read_number(text, bare_numbers));
         fields.finish();
-        match phone {
-            Some(phone) if errors.is_empty() => Ok(Self { phone }),
+        match number {
+            Some(number) if errors.is_empty() => Ok(Self { phone_number: number.as_str().to_owned() }),
             _ => Err(Problem::validation(errors)),
         }
     }
@@ -76,7 +74,7 @@ impl PairCodeRequest {
 #[utoipa::path(
     post, path = "/api/v1/sessions/{name}/pair-code", tag = "Sessions", operation_id = "request_pair_code",
     params(SessionName, OfUser),
-    request_body(content = PairCodeRequest, example = json!({"phone": "+15551234567"})),
+    request_body(content = PairCodeRequest, example = json!({"phone_number": "+15551234567"})),
     responses(
         (status = 200, description = "The code.", body = Success<PairCode>),
         (status = 409, description = "The session is paired already, or WhatsApp gives no code for it; the detail says why."),
@@ -89,9 +87,9 @@ pub(crate) async fn pair_code(
     _: NoQuery,
     JsonBody(body): JsonBody,
 ) -> Result<Data<PairCode>, Problem> {
-    let request = PairCodeRequest::read(body)?;
+    let request = PairCodeRequest::read(body, app.accept.bare_numbers)?;
     let signals = app.signals.subscribe();
-    let session = match app.store.request_pair_code(user, &name, &request.phone, by).await? {
+    let session = match app.store.request_pair_code(user, &name, &request.phone_number, by).await? {
         Moved::Done(session) => session,
         Moved::Refused(_) => {
             return Err(Problem::conflict("The session is paired already. POST …/logout unlinks it."));

@@ -1,10 +1,13 @@
 //! What a session's name means, remembered for less than a second: every send asks.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sanasr_shared::ids::{SessionId, UserId};
-use sanasr_shared::ports::store::StoreError;
-use sanasr_shared::session::{BridgeKind, check_name};
+use sanasr_shared::message::BlockedBy;
+use sanasr_shared::nearest::did_you_mean;
+use sanasr_shared::ports::store::{Scope, StoreError};
+use sanasr_shared::session::{BridgeKind, Session, SessionStatus, check_name};
 
 use crate::remembered::Remembered;
 use crate::state::App;
@@ -17,14 +20,46 @@ const REMEMBERED_MAX: usize = 50_000;
 pub(crate) struct KnownSession {
     pub(crate) id: SessionId,
     pub(crate) bridge: BridgeKind,
+    /// Why a message that is accepted now has to wait for it, if it has to.
+    pub(crate) blocked_by: Option<BlockedBy>,
 }
 
 /// What is known of sessions, by user and name.
-pub(crate) struct KnownSessions(Arc<Remembered<(UserId, String), Option<KnownSession>>>);
+pub(crate) struct KnownSessions {
+    known: Arc<Remembered<(UserId, String), Option<KnownSession>>>,
+    /// Those of which the log tells that messages wait for them.
+    told: Mutex<HashSet<SessionId>>,
+}
 
 impl KnownSessions {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Remembered::new(REMEMBERED_MAX)))
+        Self { known: Arc::new(Remembered::new(REMEMBERED_MAX)), told: Mutex::default() }
+    }
+
+    /// Says in the log, once for a session, that messages wait because it isn't connected.
+    pub(crate) fn tell(&self, user: UserId, name: &str, session: KnownSession) {
+        if session.blocked_by != Some(BlockedBy::SessionNotConnected) {
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= REMEMBERED_MAX {
+            told.clear();
+        }
+        if told.insert(session.id) {
+            tracing::warn!(
+                session = name, user_id = user.0,
+                "messages wait: their session isn't connected. Connect it (POST /api/v1/sessions/{name}/connect) and link a phone"
+            );
+        }
+    }
+}
+
+/// What a session makes its messages wait for.
+fn blocked_by(session: &Session) -> Option<BlockedBy> {
+    match session.status {
+        _ if session.paused => Some(BlockedBy::SessionPaused),
+        SessionStatus::Connected => None,
+        _ => Some(BlockedBy::SessionNotConnected),
     }
 }
 
@@ -38,15 +73,29 @@ pub(crate) async fn session(app: &App, user: UserId, name: &str) -> Result<Optio
         let name = name.to_owned();
         async move {
             let session = store.session(user, &name).await?;
-            Ok(session.map(|session| KnownSession { id: session.id, bridge: session.bridge }))
+            Ok(session.map(|session| KnownSession {
+                id: session.id,
+                bridge: session.bridge,
+                blocked_by: blocked_by(&session),
+            }))
         }
     };
-    app.sessions.0.get((user, name.to_owned()), Option::is_some, read).await
+    app.sessions.known.get((user, name.to_owned()), Option::is_some, read).await
+}
+
+pub(crate) const NO_SESSION: &str = "There is no such session.";
+/// Sessions among which the one that was meant is looked for.
+const MEANT_AMONG: u32 = 100;
+
+/// What to say of a session's name that is none, with the one that was meant perhaps.
+pub(crate) async fn unknown(app: &App, user: UserId, name: &str) -> Result<String, StoreError> {
+    let known = app.store.list_sessions(Scope::User(user), None, MEANT_AMONG).await?;
+    Ok(format!("{NO_SESSION}{}", did_you_mean(name, known.items.iter().map(|session| session.name.as_str()))))
 }
 
 /// Forgets what a name means: it was found to be wrong.
 pub(crate) fn forget(app: &App, user: UserId, name: &str) {
-    app.sessions.0.forget(&(user, name.to_owned()));
+    app.sessions.known.forget(&(user, name.to_owned()));
 }
 
 /// Whether a session can have this name at all. No other text goes to the database.

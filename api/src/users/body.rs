@@ -192,7 +192,7 @@ pub(crate) fn limit(given: Given<u32>) -> Option<Option<i64>> {
 }
 
 /// A line that may be empty; null makes it so.
-fn words(fields: &mut Fields<'_>, name: &str, chars_max: usize) -> Option<String> {
+fn words(fields: &mut Fields<'_>, name: &'static str, chars_max: usize) -> Option<String> {
     match fields.given(name) {
         Given::Absent => None,
         Given::Null => Some(String::new()),

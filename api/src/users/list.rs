@@ -43,7 +43,7 @@ pub(crate) async fn list(
     mut query: Query,
 ) -> Result<Listed<User>, Problem> {
     let filter = UserFilter {
-        username: query.parsed("username", |text| Ok(sanasr_shared::user::parse_username(text)?)),
+        username: query.parsed("username", "invalid_username", |text| Ok(sanasr_shared::user::parse_username(text)?)),
         is_active: query.flag("is_active"),
         is_staff: query.flag("is_staff"),
     };

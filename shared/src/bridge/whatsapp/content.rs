@@ -135,7 +135,7 @@ fn card(contact: &Contact) -> Option<(String, String)> {
     if let Some(card) = &contact.vcard {
         return Some((vcard::display_name(card), card.clone()));
     }
-    let (name, phone) = (contact.name.clone()?, contact.phone.as_ref()?);
+    let (name, phone) = (contact.name.clone()?, contact.phone_number.as_ref()?);
     let written = name.replace('\\', "\\\\").replace(',', "\\,").replace(';', "\\;").replace('\n', "\\n");
     let digits: String = phone.chars().filter(char::is_ascii_digit).collect();
     let vcard = format!(
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_card_is_written_from_name_and_number() {
         let contact =
-            Contact { name: Some("Doe; Jane".to_owned()), phone: Some("+15551234567".to_owned()), vcard: None };
+            Contact { name: Some("Doe; Jane".to_owned()), phone_number: Some("+15551234567".to_owned()), vcard: None };
         let made =
             message(&request(MessageType::Contact, Content { contact: Some(contact), ..Content::default() }), "", None);
         let made = made.expect("a message");

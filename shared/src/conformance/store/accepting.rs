@@ -272,7 +272,7 @@ fn content_of(kind: MessageType) -> Content {
             ..Content::default()
         },
         MessageType::Contact => Content {
-            contact: Some(Contact { name: text("Ada"), phone: text("+15550000001"), vcard: None }),
+            contact: Some(Contact { name: text("Ada"), phone_number: text("+15550000001"), vcard: None }),
             ..Content::default()
         },
         MessageType::Image | MessageType::Video | MessageType::Audio | MessageType::Document | MessageType::Sticker => {

@@ -15,7 +15,7 @@ use crate::roles;
 
 /// What can be done to users.
 #[derive(Debug, Subcommand)]
-pub(crate) enum AdminCommand {
+pub(crate) enum UserCommand {
     /// Make a user
     Create(CreateArgs),
     /// Set a user's password, and let whoever had too many wrong ones try again
@@ -32,9 +32,9 @@ pub(crate) struct CreateArgs {
     #[arg(long, required = true)]
     password_stdin: bool,
 
-    /// May use the admin endpoints
-    #[arg(long)]
-    staff: bool,
+    /// May use the admin endpoints, and has no limit of messages a day unless one is given
+    #[arg(long, alias = "staff")]
+    admin: bool,
 
     /// Make an API key, too, and print it
     #[arg(long)]
@@ -68,10 +68,10 @@ pub(crate) struct ResetArgs {
     log: LogSettings,
 }
 
-pub(crate) async fn run(command: AdminCommand) -> anyhow::Result<()> {
+pub(crate) async fn run(command: UserCommand) -> anyhow::Result<()> {
     match command {
-        AdminCommand::Create(args) => create(args).await,
-        AdminCommand::ResetPassword(args) => reset_password(args).await,
+        UserCommand::Create(args) => create(args).await,
+        UserCommand::ResetPassword(args) => reset_password(args).await,
     }
 }
 
@@ -82,10 +82,10 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let store = roles::open_for_administration(&args.store).await?;
     let limit = match args.max_messages_per_day {
         Some(limit) => Some(limit),
-        None if args.staff => None,
+        None if args.admin => None,
         None => Some(args.accept.default_max_messages_per_day),
     };
-    let user = NewUser { username, password_hash, is_staff: args.staff, max_messages_per_day: limit };
+    let user = NewUser { username, password_hash, is_staff: args.admin, max_messages_per_day: limit };
     let made =
         store.create_user(&user, args.accept.default_bridge, Actor::MACHINE).await.map_err(|error| match error {
             StoreError::Taken(_) => anyhow::anyhow!("a user named {} exists already", user.username),
