@@ -193,7 +193,12 @@ impl<'e> Fields<'e> {
     }
 
     /// One of the known words.
-    pub(crate) fn word<T: Copy>(&mut self, name: &'static str, known: &[T], as_str: fn(T) -> &'static str) -> Option<T> {
+    pub(crate) fn word<T: Copy>(
+        &mut self,
+        name: &'static str,
+        known: &[T],
+        as_str: fn(T) -> &'static str,
+    ) -> Option<T> {
         self.parsed(name, "unknown_value", |text| one_of(text, known, as_str))
     }
 

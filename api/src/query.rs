@@ -162,8 +162,9 @@ impl Query {
 
     /// `cursor` and `limit` of a list.
     pub(crate) fn page<K: cursor::Key>(&mut self, list: cursor::List) -> PageQuery<K> {
-        let after = self
-            .parsed("cursor", INVALID_CURSOR, |text| cursor::decode(list, text).ok_or_else(|| "Not a cursor of this list.".to_owned()));
+        let after = self.parsed("cursor", INVALID_CURSOR, |text| {
+            cursor::decode(list, text).ok_or_else(|| "Not a cursor of this list.".to_owned())
+        });
         PageQuery { after, limit: self.integer("limit", 1, LIMIT_MAX).unwrap_or(LIMIT_DEFAULT) }
     }
 
@@ -196,7 +197,9 @@ pub(crate) fn time(text: &str) -> Result<Time, String> {
         _ => text.to_owned(),
     };
     let of_day = || Day::parse(text).map(Day::start);
-    Time::parse(&mended).or_else(of_day).ok_or_else(|| format!("{TIME_FORM} A date alone means its first moment in UTC."))
+    Time::parse(&mended)
+        .or_else(of_day)
+        .ok_or_else(|| format!("{TIME_FORM} A date alone means its first moment in UTC."))
 }
 
 impl FromRequestParts<App> for Query {

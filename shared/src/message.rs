@@ -242,7 +242,7 @@ pub struct Location {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Contact {
-    /// The name, with `phone`.
+    /// The name, with `phone_number`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub name: Option<String>,
@@ -319,6 +319,34 @@ pub enum BlockedBy {
     Retry,
     /// The session's pace.
     Pacing,
+}
+
+impl BlockedBy {
+    /// Each of them, the first that applies first.
+    pub const ALL: [Self; 8] = [
+        Self::Scheduled,
+        Self::UserInactive,
+        Self::SessionPaused,
+        Self::SessionNotConnected,
+        Self::EarlierMessage,
+        Self::Restricted,
+        Self::Retry,
+        Self::Pacing,
+    ];
+
+    /// The word the API uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::UserInactive => "user_inactive",
+            Self::SessionPaused => "session_paused",
+            Self::SessionNotConnected => "session_not_connected",
+            Self::EarlierMessage => "earlier_message",
+            Self::Restricted => "restricted",
+            Self::Retry => "retry",
+            Self::Pacing => "pacing",
+        }
+    }
 }
 
 /// Why a message isn't tried again before its `due_at`.

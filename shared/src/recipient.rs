@@ -217,6 +217,9 @@ fn written_number(text: &str, bare_numbers: BareNumbers) -> Result<Recipient, St
         if digits.len() > MAX_DIGITS && is_group_id(text) {
             return Err(format!("The number is too long for a phone number. A group's id ends in @g.us: {text}@g.us."));
         }
+        if digits.starts_with('0') {
+            return number(&digits);
+        }
         if bare_numbers == BareNumbers::Refused || digits.len() < MIN_BARE_DIGITS {
             return Err(without_plus(&digits));
         }
@@ -258,8 +261,8 @@ static LENGTHS: LazyLock<Vec<u32>> = LazyLock::new(|| {
         let plans = DATABASE.by_code(&code).unwrap_or_default();
         plans.iter().fold(0, |all, plan| {
             let kinds = plan.descriptors();
+            // Not those of whole companies, mailboxes and pagers, which have lengths of their own.
             let kinds = [
-                Some(kinds.general()),
                 kinds.fixed_line(),
                 kinds.mobile(),
                 kinds.toll_free(),
@@ -267,9 +270,6 @@ static LENGTHS: LazyLock<Vec<u32>> = LazyLock::new(|| {
                 kinds.shared_cost(),
                 kinds.personal_number(),
                 kinds.voip(),
-                kinds.pager(),
-                kinds.uan(),
-                kinds.voicemail(),
             ];
             let possible = kinds.into_iter().flatten().flat_map(|kind| kind.possible_length());
             possible.filter(|length| **length < 32).fold(all, |all, length| all | 1 << length)
@@ -381,9 +381,7 @@ mod tests {
 
     #[test]
     fn one_number_has_one_form() {
-        for text in
-            ["+15551234567", "+1 (555) 123-45.67", "15551234567@c.us", "15551234567@s.whatsapp.net"]
-        {
+        for text in ["+15551234567", "+1 (555) 123-45.67", "15551234567@c.us", "15551234567@s.whatsapp.net"] {
             assert_eq!(Recipient::parse(text).expect(text).as_str(), "+15551234567");
         }
         for text in ["120363025246125486@g.us", "491700000000-1423000000@g.us", "123456789012345@lid"] {
@@ -565,7 +563,7 @@ mod tests {
         assert!(Recipient::parse("5215512345678@c.us").is_ok() && Recipient::parse("155512345678@c.us").is_ok());
         for code in [COUNTRY_CODES_1, COUNTRY_CODES_2, COUNTRY_CODES_3].concat() {
             let known = LENGTHS[code as usize];
-            assert!(known != 0 || [379, 979].contains(&code) , "nothing is known of +{code}");
+            assert!(known != 0 || [379, 979].contains(&code), "nothing is known of +{code}");
             assert_eq!(known & 0b111, 0, "+{code} has numbers of one or two digits");
         }
     }

@@ -234,14 +234,14 @@ pub fn advice(status: SessionStatus, reason: Option<&str>) -> Option<&'static st
 
 /// Every reason that a session may give, with what it means and what to do.
 pub const ADVICE: &[(&str, &str)] = &[
-    ("connection_lost", "The connection to WhatsApp was lost; it is being made again. Nothing is to be done."),
+    ("connection_lost", "The connection to WhatsApp was lost. It is being made again; nothing is to be done."),
     ("unreachable", "WhatsApp can't be reached from this machine. Check its network, DNS and firewall."),
     ("proxy_failed", "The session's proxy can't be reached, or refuses. Check its address, user and password."),
     ("no_answer", "WhatsApp doesn't answer. It is tried again; if it lasts, check the network."),
     ("clock_wrong", "WhatsApp's certificate isn't valid at this machine's time. Set its clock."),
     (
         "restricted",
-        "WhatsApp restricts this account's messages to people who haven't written to it. They wait; chats that go on do. Send less to new contacts.",
+        "WhatsApp restricts the account's messages to people who haven't written to it. They wait; chats that go on do. Send less to new contacts.",
     ),
     ("replaced", "The same linked device was opened elsewhere. Close that one, then connect this session again."),
     ("logged_out_on_phone", "The device was removed on the phone. Connect the session again and link the phone."),

@@ -359,14 +359,8 @@ impl Client {
                 Some(items) => items.iter().filter_map(|item| item["error"]["code"].as_str()).collect(),
                 None => vec![reply.code()],
             };
-            let excused = [
-                "unavailable",
-                "commit_unknown",
-                "overloaded",
-                "request_timeout",
-                "malformed_request",
-                "rate_limited",
-            ];
+            let excused =
+                ["unavailable", "commit_unknown", "overloaded", "request_timeout", "malformed_request", "rate_limited"];
             assert!(codes.iter().all(|code| excused.contains(code)), "{request:?}: {reply:?}");
             return false;
         }

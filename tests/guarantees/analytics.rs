@@ -141,7 +141,7 @@ async fn each_request_is_in_the_api_log(mode: Mode) {
     let client = system.client_of("limited", 0);
     for n in 0..30 {
         let client = system.client_of("limited", n);
-        client.get("/messages/nothing").await.expect(404);
+        client.get("/messages/nothing").await.expect(422);
     }
     client.post("/messages", &json!({})).await.expect(422);
     client.get("/no/such/endpoint").await.expect(404);
@@ -157,7 +157,7 @@ async fn each_request_is_in_the_api_log(mode: Mode) {
     let of = |endpoint: &str, status: i64| {
         logs.iter().filter(|line| line["endpoint"] == endpoint && line["status_code"] == status).count()
     };
-    assert_eq!((of("/api/v1/messages/{id}", 404), of("/api/v1/messages", 422)), (30, 1));
+    assert_eq!((of("/api/v1/messages/{id}", 422), of("/api/v1/messages", 422)), (30, 1));
     for line in &logs {
         assert_eq!((&line["user_id"], &line["ip_address"]), (&limited, &json!("127.0.0.1")));
         assert!(line["duration_ms"].as_f64().is_some_and(|ms| ms > 0.0 && ms < 60_000.0), "{line}");
@@ -192,12 +192,12 @@ async fn each_request_is_in_the_api_log(mode: Mode) {
         (LOGS, "status_code=abc"),
         (LOGS, "method=G%20T"),
         (LOGS, "endpoint="),
-        (LOGS, "from=2026-11-25"),
+        (LOGS, "from=25.11.2026"),
         (LOGS, "user_id=-1"),
         (LOGS, "cursor=x"),
     ] {
         let refused = admin.get(&format!("{path}?{field}")).await;
-        assert_eq!((refused.status, refused.code()), (400, "malformed_request"), "{path}?{field}");
+        assert_eq!(refused.status, if field == "cursor=x" { 400 } else { 422 }, "{path}?{field}");
         let name = field.split('=').next().expect("a name");
         assert_eq!(refused.fields(), [name], "{path}?{field}");
     }

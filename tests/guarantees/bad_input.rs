@@ -146,7 +146,7 @@ fn message_rows() -> Vec<Row> {
     let mut rows: Vec<Row> = vec![
         (json!({}), &["to", "type"]),
         (with(json!({ "to": null })), &["to"]),
-        (with(json!({ "type": null })), &["type"]),
+        (with(json!({ "type": null, "text": null })), &["type"]),
         (with(json!({ "text": null })), &["text"]),
         (with(json!({ "text": 5 })), &["text"]),
         (with(json!({ "text": ["a"] })), &["text"]),
@@ -259,7 +259,7 @@ fn place_and_card_rows() -> Vec<Row> {
         (location(json!({ "latitude": 1, "longitude": 1, "altitude": 1 })), &["location.altitude"]),
         (typed("contact", json!({})), &["contact"]),
         (typed("contact", json!({ "contact": "Ann" })), &["contact"]),
-        (contact(json!({})), &["contact.name", "contact.phone"]),
+        (contact(json!({})), &["contact.name", "contact.phone_number"]),
         (contact(json!({ "name": "", "phone": "hello" })), &["contact.name", "contact.phone"]),
         (contact(json!({ "name": "Ann", "phone": "120363025246125486@g.us" })), &["contact.phone"]),
         (contact(json!({ "vcard": "no card" })), &["contact.vcard"]),
@@ -532,14 +532,19 @@ async fn whoever_has_no_key_learns_nothing(mode: Mode) {
     let mut answers = BTreeSet::new();
     let unknown = format!("sanasr_abcdefghijkl_{}", "a".repeat(43));
     for key in ["", "nonsense", "sanasr_", unknown.as_str(), "sanasr_abc_def"] {
+        // Of the right form: its public part is shown, no more.
+        let well_formed = key.matches('_').count() == 2;
         let stranger = client.with_key(key);
+        let code = if well_formed { "invalid_api_key" } else { "unauthenticated" };
         for path in ["/messages", "/usage", "/sessions", "/sessions/default", &format!("/messages/{id}")] {
             let reply = stranger.get(path).await;
-            problem(&reply, 401, "unauthenticated");
-            answers.insert(reply.body["detail"].to_string());
+            problem(&reply, 401, code);
+            if !well_formed {
+                answers.insert(reply.body["detail"].to_string());
+            }
         }
         // Not even what would be wrong with the request.
-        problem(&stranger.send(&json!({ "nonsense": 1 })).await, 401, "unauthenticated");
+        problem(&stranger.send(&json!({ "nonsense": 1 })).await, 401, code);
     }
     assert_eq!(answers.len(), 1, "the same answer in every case: {answers:?}");
 
@@ -657,25 +662,36 @@ async fn a_number_is_read_as_people_write_it_or_refused(mode: Mode) {
         (" +1 415 555 2671 ", "+14155552671"),
         ("\t120363025246125486@g.us\n", "120363025246125486@g.us"),
         ("\u{202a}+14155552671\u{202c}", "+14155552671"),
+        ("14155552671@c.us", "+14155552671"),
     ] {
         let sent: Value = client.send(&with(json!({ "to": to }))).await.expect(202).data();
         assert_eq!(sent["to"], expected, "{to}");
     }
     let listed = client.list("to=tel:%2B1%20(415)%20555-2671").await;
-    assert_eq!(listed.len(), 4, "a filter reads a number the same way");
+    assert_eq!(listed.len(), 5, "a filter reads a number the same way");
     let card = json!({ "type": "contact", "contact": { "name": "A", "phone": "+44 (0)20 7946 0958" }, "text": null });
     let card: Value = client.send(&with(card)).await.expect(202).data();
-    assert_eq!(card["contact"]["phone"], "+442079460958");
+    assert_eq!(card["contact"]["phone_number"], "+442079460958");
     for (to, hint) in [
         ("120363025246125486", "120363025246125486@g.us"),
         ("+39 (0)6 6982 1234", "isn't clear"),
         ("+38 (0)50 123 45 67", "isn't clear"),
         ("+36 06 20 123 4567", "dialled from abroad"),
         ("(0)20 7946 0958", "country code"),
+        // Neither to Egypt nor to Brazil nor to Russia.
+        ("(202) 555-0123", "with + and its country code"),
+        ("555-123-4567", "with + and its country code"),
+        ("7911 123456", "with + and its country code"),
+        ("14155552671", "that is +14155552671"),
+        ("+1 415 555 267", "10 digits after the country code +1"),
     ] {
         let refused = client.send(&with(json!({ "to": to }))).await.expect(422);
         assert_eq!(refused.fields(), ["to"], "{to}");
         assert!(refused.body["detail"].as_str().is_some_and(|said| said.contains(hint)), "{to}: {}", refused.body);
+        let card = json!({ "type": "contact", "contact": { "name": "A", "phone_number": to }, "text": null });
+        assert_eq!(client.send(&with(card)).await.expect(422).fields(), ["contact.phone_number"], "{to}");
+        let pair = client.post("/sessions/default/pair-code", &json!({ "phone_number": to })).await;
+        assert_eq!(pair.expect(422).fields(), ["phone_number"], "{to}");
     }
 }
 

@@ -128,7 +128,7 @@ async fn whoever_has_no_key_is_limited_by_address(mode: Mode) {
     let mut statuses = Vec::new();
     for _ in 0..15 {
         let reply = ask(&wrong, forwarded).await;
-        let expected = if reply.status == 429 { "rate_limited" } else { "unauthenticated" };
+        let expected = if reply.status == 429 { "rate_limited" } else { "invalid_api_key" };
         assert_eq!(reply.code(), expected, "{}", reply.body);
         assert_eq!(reply.header("ratelimit"), "", "only whoever is known is told");
         statuses.push(reply.status);

@@ -64,7 +64,22 @@ async fn a_message_is_followed_with_its_object(mode: Mode) {
     assert!(events.windows(2).all(|pair| pair[0].id < pair[1].id));
     assert!(events.iter().all(|event| event.about() == message.id.to_string()));
     let shown = client.get(&format!("/messages/{}", message.id)).await.expect(200);
-    assert_eq!(events.last().map(|event| &event.data), Some(&shown.body["data"]), "the object as the GET shows it");
+    let mut last = events.last().map(|event| event.data.clone()).expect("an event");
+    assert_eq!(last.as_object_mut().and_then(|data| data.remove("status_now")), Some(json!("read")));
+    assert_eq!(last, shown.body["data"], "the object as the GET shows it");
+    // Who hears of it later hears of each step as it was.
+    for event in client.events(Some(0)).await.until("message.read", 1, seconds(20)).await {
+        let Some(step) = event.name.strip_prefix("message.") else { continue };
+        let reached = |time: &str| !event.data[time].is_null();
+        let told = [reached("sent_at"), reached("delivered_at"), reached("read_at")];
+        let expected = match step {
+            "sent" => [true, false, false],
+            "delivered" => [true, true, false],
+            "read" => [true, true, true],
+            _ => [false; 3],
+        };
+        assert_eq!((told, &event.data["status_now"]), (expected, &json!("read")), "{event:?}");
+    }
 
     client.post("/sessions/default/disconnect", &json!({})).await.expect(200);
     let event = stream.until("session.disconnected", 1, seconds(10)).await.pop().expect("an event");

@@ -215,7 +215,9 @@ async fn forged_credentials_open_nothing(mode: Mode) {
         let refused = stranger.with_token(&token).get("/auth/me").await.expect(401);
         assert_eq!(refused.code(), "unauthenticated", "{token}");
         assert!(!refused.header("www-authenticate").is_empty());
-        refresh(&stranger, &token.replace(reply["refresh_token"].as_str().unwrap_or_default(), &access)).await.expect(401);
+        refresh(&stranger, &token.replace(reply["refresh_token"].as_str().unwrap_or_default(), &access))
+            .await
+            .expect(401);
     }
     // A key of whom the public part is right.
     let body = json!({ "user_id": reply["user"]["id"], "name": "key" });
@@ -327,10 +329,14 @@ async fn a_new_password_ends_the_other_logins(mode: Mode) {
     let stranger = system.stranger(1);
     let login = async |password: &str| tokens(&stranger, &stranger.log_in("changer", password).await.expect(200)).0;
     let (mine, other) = (login(PASSWORD).await, login(PASSWORD).await);
-    let change =
-        async |current: &str, new: &str| mine.post("/auth/password", &json!({ "current_password": current, "new_password": new })).await;
+    let change = async |current: &str, new: &str| {
+        mine.post("/auth/password", &json!({ "current_password": current, "new_password": new })).await
+    };
     let wrong = change("wrong", "a wholly new passphrase").await.expect(422);
-    assert_eq!((wrong.fields(), &wrong.body["errors"][0]["code"]), (vec!["current_password"], &json!("wrong_password")));
+    assert_eq!(
+        (wrong.fields(), &wrong.body["errors"][0]["code"]),
+        (vec!["current_password"], &json!("wrong_password"))
+    );
     for (new, code) in [("short", "too_short"), ("password123", "too_common"), ("changer1", "too_predictable")] {
         let weak = change(PASSWORD, new).await.expect(422);
         assert_eq!((weak.fields(), &weak.body["errors"][0]["code"]), (vec!["new_password"], &json!(code)), "{new}");

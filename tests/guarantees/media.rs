@@ -74,7 +74,7 @@ async fn an_upload_is_sent_by_its_id(mode: Mode) {
     let path = format!("/media/{id}");
     assert_eq!(client.get(&path).await.expect(200).data::<Value>(), file);
     other.get(&path).await.expect(404);
-    client.get("/media/no-id").await.expect(404);
+    client.get("/media/no-id").await.expect(422);
 
     let send = |kind: &str, media: Value| json!({ "to": TO, "type": kind, "media": media });
     let reply = client.send(&send("image", json!({ "id": id }))).await;
@@ -185,7 +185,7 @@ async fn whatever_is_fetched_decides_what_becomes_of_a_message(mode: Mode) {
         ("/to-name", "media_forbidden_address"),
         ("/zip.png", "media_type_mismatch"),
         ("/large.png", "media_too_large"),
-        ("/secret.png", "media_rejected"),
+        ("/secret.png", "media_fetch_failed"),
         ("/nothing.png", "media_gone"),
     ] {
         assert_eq!(code_of(&client, &server.url(path)).await, code, "{path}");

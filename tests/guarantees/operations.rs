@@ -67,7 +67,7 @@ async fn a_session_is_paired_by_a_typed_code(mode: Mode) {
     let client = system.client();
     client.post("/sessions", &json!({ "name": "typed" })).await.expect(201);
     for (body, field) in [
-        (json!({}), "phone"),
+        (json!({}), "phone_number"),
         (json!({ "phone": "hello" }), "phone"),
         (json!({ "phone": "120363025246125486@g.us" }), "phone"),
         (json!({ "phone": "+15551230000", "code": 1 }), "code"),

@@ -64,7 +64,12 @@ impl Events {
         let (id, name, data) = (field("id: ")?, field("event: ")?, field("data: ")?);
         let id = id.parse().unwrap_or_else(|e| panic!("{e}: {block}"));
         self.last = Some(id);
-        Some(Event { id, name, data: serde_json::from_str(&data).unwrap_or_else(|e| panic!("{e}: {block}")) })
+        let data: Value = serde_json::from_str(&data).unwrap_or_else(|e| panic!("{e}: {block}"));
+        // What an event tells is what its name says, whatever has happened since.
+        let status = name.split_once('.').map(|(_, status)| status);
+        assert_eq!(data["status"].as_str(), status, "{block}");
+        assert!(data["status_now"].is_string(), "{block}");
+        Some(Event { id, name, data })
     }
 
     /// Reads until so many different things have had an event of this name; all that came.

@@ -40,7 +40,7 @@ def main():
     from sanasr_client.models import MessageType, Problem, SendMessage, Status, SuccessMessage
 
     client = AuthenticatedClient(base_url=origin, token=key, prefix="", auth_header_name="X-Api-Key", timeout=60)
-    body = SendMessage(to="+15551230001234", type_=MessageType.TEXT, text="By a generated client", reference="generated")
+    body = SendMessage(to="+15551231234", type_=MessageType.TEXT, text="By a generated client", reference="generated")
     idempotency_key = str(uuid.uuid4())
     sent = send_message.sync(client=client, body=body, idempotency_key=idempotency_key)
     assert isinstance(sent, SuccessMessage), sent

@@ -68,13 +68,13 @@ impl From<ApiLog> for ApiLogLine {
 #[expect(dead_code, reason = "the reference's form of what is read by hand")]
 struct Filter {
     /// Only with this method.
-    #[param(pattern = "^[A-Za-z]{1,20}$", example = "POST")]
+    #[param(pattern = "^[A-Za-z]{1,20}$")]
     method: Option<String>,
     /// Only with this answer.
-    #[param(minimum = 100, maximum = 599, example = 202)]
+    #[param(minimum = 100, maximum = 599)]
     status_code: Option<u16>,
     /// Only to this endpoint, as the lines name it.
-    #[param(min_length = 1, max_length = 200, example = "/api/v1/messages/{id}")]
+    #[param(min_length = 1, max_length = 200)]
     endpoint: Option<String>,
 }
 

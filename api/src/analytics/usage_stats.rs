@@ -22,11 +22,11 @@ use crate::state::App;
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "the reference's form of what is read by hand")]
 struct Days {
-    /// From this day on: a date, or a time whose UTC day is taken.
-    #[param(min_length = 10, example = "2026-11-01")]
+    /// From this day on: a date, or a time whose UTC day is taken. `from` means the same.
+    #[param(min_length = 10)]
     since: Option<String>,
     /// Before this day.
-    #[param(min_length = 10, example = "2026-12-01")]
+    #[param(min_length = 10)]
     until: Option<String>,
 }
 

@@ -58,16 +58,18 @@ impl From<Line> for AuditLine {
 #[expect(dead_code, reason = "the reference's form of what is read by hand")]
 struct Filter {
     /// Only what this user did.
-    #[param(minimum = 1, example = 5)]
+    #[param(minimum = 1)]
     actor: Option<i64>,
     /// Only this action.
     action: Option<Action>,
     /// Only what was done to this.
-    #[param(min_length = 1, max_length = 100, example = "user/5")]
+    #[param(min_length = 1, max_length = 100)]
     target: Option<String>,
-    /// Only at this time or later.
+    /// Only at this time or date, or later. `from` means the same.
+    #[param(value_type = Option<String>, min_length = 10)]
     since: Option<Time>,
-    /// Only before this time.
+    /// Only before this time or date.
+    #[param(value_type = Option<String>, min_length = 10)]
     until: Option<Time>,
 }
 

@@ -121,9 +121,7 @@ pub(crate) async fn asker(app: &App, trail: &Trail, key: &str) -> Result<Result<
 
 /// Whether a key is good, whatever its user is.
 fn is_good(owner: &KeyOwner, hash: &[u8; 32], now: Time) -> bool {
-    same(&owner.hash, hash)
-        && owner.key_is_active
-        && owner.expires_at.is_none_or(|expires_at| now < expires_at)
+    same(&owner.hash, hash) && owner.key_is_active && owner.expires_at.is_none_or(|expires_at| now < expires_at)
 }
 
 /// Compares in a time that doesn't depend on where the two differ.

@@ -1,12 +1,15 @@
-//! Events as they go over the wire: with the object as it is now, written once for whoever hears it.
+//! Events as they go over the wire: with the object as the event left it, written once for whoever hears it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use sanasr_shared::ids::UserId;
+use sanasr_shared::message::{Message, Status};
 use sanasr_shared::ports::journal::{Change, Event};
 use sanasr_shared::ports::store::{Scope, Store, StoreError};
+use sanasr_shared::session::{Session, SessionStatus, advice};
+use sanasr_shared::time::Time;
 use sanasr_shared::vault::Vault;
 use serde::Serialize;
 
@@ -51,12 +54,18 @@ pub(super) async fn render(
     })
     .await?;
     let sessions: Vec<_> = sessions.into_iter().map(|session| session.opened(vault)).collect();
-    let messages: HashMap<_, _> = messages.iter().filter_map(|m| Some(((m.id, m.user_id), json(m)?))).collect();
-    let sessions: HashMap<_, _> = sessions.iter().filter_map(|s| Some(((s.id, s.user_id), json(s)?))).collect();
+    let messages: HashMap<_, _> = messages.iter().map(|m| ((m.id, m.user_id), m)).collect();
+    let sessions: HashMap<_, _> = sessions.iter().map(|s| ((s.id, s.user_id), s)).collect();
     let frames = events.iter().filter_map(|event| {
         let (what, status, data) = match event.change {
-            Change::Message(id, status) => ("message", status.as_str(), messages.get(&(id, event.user))?),
-            Change::Session(id, status) => ("session", status.as_str(), sessions.get(&(id, event.user))?),
+            Change::Message(id, status) => {
+                let now = *messages.get(&(id, event.user))?;
+                ("message", status.as_str(), json(message_then(now, status, event.at), now.status)?)
+            }
+            Change::Session(id, status) => {
+                let now = *sessions.get(&(id, event.user))?;
+                ("session", status.as_str(), json(session_then(now, status, event.at), now.status)?)
+            }
             Change::Unknown => return None,
         };
         let bytes = format!("id: {}\nevent: {what}.{status}\ndata: {data}\n\n", event.n).into();
@@ -91,6 +100,42 @@ where
     Ok(found)
 }
 
-fn json(object: &impl Serialize) -> Option<String> {
-    serde_json::to_string(object).inspect_err(|error| tracing::error!(%error, "an object can't be written")).ok()
+/// A message as an event left it. What isn't kept of that moment is as it is now, or left out where that would contradict the
+/// status.
+fn message_then(now: &Message, status: Status, at: Time) -> Message {
+    let reached = |step: Status| matches!(status, Status::Sent | Status::Delivered | Status::Read) && status >= step;
+    let same = status == now.status;
+    Message {
+        status,
+        updated_at: at,
+        sent_at: now.sent_at.filter(|_| reached(Status::Sent)),
+        delivered_at: now.delivered_at.filter(|_| reached(Status::Delivered)),
+        read_at: now.read_at.filter(|_| reached(Status::Read)),
+        error: now.error.clone().filter(|_| same),
+        blocked_by: now.blocked_by.filter(|_| same),
+        ..now.clone()
+    }
+}
+
+/// A session as an event left it.
+fn session_then(now: &Session, status: SessionStatus, at: Time) -> Session {
+    let then = Session { status, updated_at: at, ..now.clone() };
+    if status == now.status {
+        return then;
+    }
+    let advice = advice(status, None);
+    Session { blocked_reason: None, blocked_until: None, qr_code: None, qr_expires_at: None, advice, ..then }
+}
+
+/// An object as an event left it, and the status that it has by now.
+fn json<S: Serialize>(then: impl Serialize, status_now: S) -> Option<String> {
+    #[derive(Serialize)]
+    struct Data<T, S> {
+        #[serde(flatten)]
+        then: T,
+        status_now: S,
+    }
+    serde_json::to_string(&Data { then, status_now })
+        .inspect_err(|error| tracing::error!(%error, "an object can't be written"))
+        .ok()
 }

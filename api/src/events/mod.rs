@@ -48,7 +48,7 @@ pub(crate) struct Reference;
 struct Resume {
     /// The id of the last event that you have seen: the stream goes on after it, without a gap, for 24 hours. The last few
     /// may come again, with the same id.
-    #[param(rename = "Last-Event-ID", pattern = "^[0-9]{1,18}$", example = "1042")]
+    #[param(rename = "Last-Event-ID", pattern = "^[0-9]{1,18}$")]
     last_event_id: Option<String>,
 }
 
@@ -58,15 +58,17 @@ pub(crate) fn routes() -> Router<App> {
 
 /// Stream what happens
 ///
-/// Server-sent events: `event: message.<status>` or `session.<status>`, and in `data` the object as it is when sent. A message's
-/// events begin with its first change after acceptance. Between events come comments, so that a dead connection is noticed. Who
+/// Server-sent events: `event: message.<status>` or `session.<status>`, and in `data` the object, in which `status`, `updated_at`
+/// and the times are the event's; `status_now` is what it is by now. A message's events begin with its first change after
+/// acceptance, so that `message.accepted` and `message.scheduled` don't tell of one that was just sent; `message.delivered` may be
+/// left out where the message was read at once. Between events come comments, so that a dead connection is noticed. Who
 /// reads too slowly is cut off, and resumes by `Last-Event-ID`, as `EventSource` does by itself.
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "Events", operation_id = "stream_events",
     params(Resume, OfUser),
     responses((
         status = 200, description = "The stream; it doesn't end by itself.", body = String, content_type = "text/event-stream",
-        example = json!("retry: 1000\n\nid: 1042\nevent: message.delivered\ndata: {\"id\":\"019ac3f2-6b1e-7c39-a6b0-3f5d1c2e4a77\",\"status\":\"delivered\", …}\n\n"),
+        example = json!("retry: 1000\n\nid: 1042\nevent: message.delivered\ndata: {\"id\":\"019ac3f2-6b1e-7c39-a6b0-3f5d1c2e4a77\",\"status\":\"delivered\", … \"status_now\":\"read\"}\n\n"),
     )),
 )]
 async fn events(

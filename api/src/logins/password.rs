@@ -19,10 +19,11 @@ use crate::trail::OnTrail;
 /// A change of one's own password.
 #[derive(ToSchema)]
 pub(crate) struct PasswordChange {
-    /// The password as it is.
+    /// The password as it is. `current` means the same.
     #[schema(max_length = 1000)]
     current_password: String,
-    /// The password as it shall be: 8 to 256 characters, not one of the common ones, and not the username.
+    /// The password as it shall be: 8 to 256 characters, not one of the common ones, and not the username. `new` means
+    /// the same.
     #[schema(min_length = 8, max_length = 256)]
     new_password: String,
 }
@@ -65,7 +66,9 @@ impl PasswordChange {
         let (current, new) = (tried(&mut fields, names.0), tried(&mut fields, names.1));
         fields.finish();
         match (current, new) {
-            (Some(current), Some(new)) if errors.is_empty() => Ok(Self { current_password: current, new_password: new }),
+            (Some(current), Some(new)) if errors.is_empty() => {
+                Ok(Self { current_password: current, new_password: new })
+            }
             _ => Err(Problem::validation(errors)),
         }
     }

@@ -45,7 +45,7 @@ enum Item<'a> {
     post, path = "/api/v1/messages/batch", tag = "Messages", operation_id = "send_batch",
     params(OfUser, Idempotency),
     request_body(content = SendBatch, example = json!({"messages": [
-        {"to": "+15551234567", "type": "text", "text": "Your order has been shipped."},
+        {"to": "+15551234567", "text": "Your order has been shipped."},
         {"to": "+15557654321", "type": "document", "media": {"url": "https://example.org/receipt.pdf"}}
     ]})),
     responses((status = 202, description = "Each message was accepted or refused.", body = Success<Vec<BatchItem>>)),

@@ -18,9 +18,9 @@ pub(crate) struct SendMessage {
     #[schema(min_length = 1, max_length = 64, examples("+15551234567"))]
     to: String,
     /// What is sent. The part that belongs to it is needed: `text` for text, `media` for image, video, audio, document and
-    /// sticker, `location`, or `contact`.
+    /// sticker, `location`, or `contact`. With `text` it may be left out.
     #[schema(examples("text"))]
-    r#type: MessageType,
+    r#type: Option<MessageType>,
     /// The name of the session that sends it; `default` if absent.
     #[schema(min_length = 1, max_length = 64, examples("default"))]
     session: Option<String>,

@@ -283,13 +283,14 @@ fn full_content(
     file: &mut Option<NewContent>,
 ) -> (Option<MessageType>, Content) {
     let text_name = fields.synonym("text", "content");
-    let kind = if fields.has("text") || fields.has("content") || fields.has("type") {
-        // Where a text stands, the type may be left out.
-        let given = fields.has("type");
-        fields.word("type", &MessageType::ALL, MessageType::as_str).or((!given).then_some(MessageType::Text))
-    } else {
-        fields.fail("type", "required", "This field is needed, unless there is a text.");
-        None
+    let given = fields.has("type");
+    let kind = match fields.word("type", &MessageType::ALL, MessageType::as_str) {
+        None if !given && fields.has(text_name) => Some(MessageType::Text),
+        None if !given => {
+            fields.fail("type", "required", "This field is needed, unless there is a text.");
+            None
+        }
+        kind => kind,
     };
     part(fields, text_name, kind, |kind| kind == MessageType::Text);
     let text = fields.text(text_name, TEXT);
@@ -521,7 +522,11 @@ fn times(fields: &mut Fields<'_>, now: Time) -> (Option<Time>, Option<Time>) {
         } else if at <= due {
             fields.fail("expires_at", "before_send_at", "Must be after send_at.");
         } else if at > due.plus(MAX_LIFE) {
-            fields.fail("expires_at", "too_far_ahead", format!("Must be within {days} days after the message falls due."));
+            fields.fail(
+                "expires_at",
+                "too_far_ahead",
+                format!("Must be within {days} days after the message falls due."),
+            );
         }
     }
     (send_at, expires_at)

@@ -27,7 +27,7 @@ struct Filter {
     #[param(min_length = 1, max_length = 64)]
     session: Option<String>,
     /// Only to this recipient, in any form.
-    #[param(min_length = 1, max_length = 64, example = "+15551234567")]
+    #[param(min_length = 1, max_length = 64)]
     to: Option<String>,
     /// Only of this type.
     r#type: Option<MessageType>,

@@ -25,7 +25,7 @@ use crate::state::App;
     params(OfUser, Idempotency),
     request_body(content = SendMessage, examples(
         ("1-text" = (summary = "A text", value = json!({
-            "to": "+15551234567", "type": "text", "text": "Your order has been shipped.", "reference": "order-1042"
+            "to": "+15551234567", "text": "Your order has been shipped.", "reference": "order-1042"
         }))),
         ("2-image" = (summary = "An image from the web", value = json!({
             "to": "+15551234567", "type": "image", "media": {"url": "https://example.org/parcel.jpg"},
@@ -36,7 +36,7 @@ use crate::state::App;
             "location": {"latitude": 48.137, "longitude": 11.575, "name": "Our shop"}
         }))),
         ("4-contact" = (summary = "A contact card", value = json!({
-            "to": "+15551234567", "type": "contact", "contact": {"name": "Support", "phone": "+15557654321"}
+            "to": "+15551234567", "type": "contact", "contact": {"name": "Support", "phone_number": "+15557654321"}
         }))),
     )),
     responses((status = 202, description = "Accepted.", body = Success<Message>)),

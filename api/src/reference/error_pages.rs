@@ -22,12 +22,14 @@ pub(super) async fn list() -> Response {
         ),
         ("Fields", "In <code>errors[].code</code> of a problem document.", |place| place == Place::Field),
         ("Messages", "In <code>error.code</code> of a message.", |place| place == Place::Message),
+        ("Messages that wait", "In <code>blocked_by</code> of a message.", |place| place == Place::Waiting),
+        ("Sessions", "In <code>blocked_reason</code> of a session.", |place| place == Place::Session),
     ] {
         let _ = write!(body, "<h2>{heading}</h2>\n<p>{about}</p>\n<div class=\"scroll\"><table>\n");
         for explained in all().filter(|explained| belongs(explained.place)) {
             let status = match explained.place {
                 Place::Problem(code) => format!("<td>{}</td>", code.status().as_u16()),
-                Place::Field | Place::Message => String::new(),
+                Place::Field | Place::Message | Place::Waiting | Place::Session => String::new(),
             };
             let _ = writeln!(
                 body,
@@ -64,6 +66,8 @@ fn section(explained: &Explained) -> String {
         }
         Place::Field => "In <code>errors[].code</code> of a problem document.".to_owned(),
         Place::Message => "In <code>error.code</code> of a message.".to_owned(),
+        Place::Waiting => "In <code>blocked_by</code> of a message.".to_owned(),
+        Place::Session => "In <code>blocked_reason</code> of a session.".to_owned(),
     };
     let example = serde_json::to_string_pretty(&example(explained)).unwrap_or_default();
     format!(

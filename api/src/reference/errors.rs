@@ -1,6 +1,8 @@
 //! Every code that an answer, a field or a message can have: what it means, when it occurs and what to do. The pages at
 //! `/errors/{code}` and the responses in the document are made from this table; tests compare it with the codes in use.
 
+use sanasr_shared::message::BlockedBy;
+use sanasr_shared::session::ADVICE;
 use serde_json::{Value, json};
 
 use crate::problem::Code;
@@ -14,6 +16,10 @@ pub(crate) enum Place {
     Field,
     /// In `error.code` of a message: why it failed, or why its last attempt did.
     Message,
+    /// In `blocked_by` of a message: what it waits for.
+    Waiting,
+    /// In `blocked_reason` of a session: why it isn't connected, or doesn't send.
+    Session,
 }
 
 /// A code, explained.
@@ -31,7 +37,13 @@ pub(crate) struct Explained {
 
 /// Every code, those of one place together.
 pub(crate) fn all() -> impl Iterator<Item = Explained> {
-    Code::ALL.into_iter().map(problem).chain(FIELDS.iter().map(field)).chain(MESSAGES.iter().map(message))
+    Code::ALL
+        .into_iter()
+        .map(problem)
+        .chain(FIELDS.iter().map(field))
+        .chain(MESSAGES.iter().map(message))
+        .chain(BlockedBy::ALL.into_iter().map(waiting))
+        .chain(ADVICE.iter().map(session))
 }
 
 /// An answer's code, explained.
@@ -62,8 +74,8 @@ pub(crate) const fn problem(code: Code) -> Explained {
             "Get the next one by `POST /api/v1/auth/refresh`, with the refresh token.",
         ),
         Code::UserInactive => (
-            "The credentials are genuine, but their user is deactivated.",
-            "An admin has deactivated the user. Its messages stay, and nothing of them is sent until it is activated again.",
+            "The user is deactivated.",
+            "The credentials are genuine, but an admin has deactivated the user. Its messages stay, and nothing of them is sent until it is activated again.",
             "Ask an admin to activate the user.",
         ),
         Code::Forbidden => (
@@ -176,6 +188,64 @@ const fn field(&(code, meaning, when, remedy): &Row) -> Explained {
 
 const fn message(&(code, meaning, when, remedy): &Row) -> Explained {
     Explained { place: Place::Message, code, meaning, when, remedy }
+}
+
+/// What a message waits for, explained.
+fn waiting(blocked_by: BlockedBy) -> Explained {
+    let (meaning, when, remedy) = match blocked_by {
+        BlockedBy::Scheduled => (
+            "The message's time hasn't come.",
+            "Until its `send_at`.",
+            "Nothing. `POST /api/v1/messages/{id}/cancel` takes it back.",
+        ),
+        BlockedBy::UserInactive => (
+            "The user is deactivated.",
+            "Until an admin activates the user again; what expires meanwhile isn't sent.",
+            "Ask an admin to activate the user.",
+        ),
+        BlockedBy::SessionPaused => (
+            "The message's session is paused.",
+            "Somebody paused it, by `POST /api/v1/sessions/{name}/pause`.",
+            "Resume it: `POST /api/v1/sessions/{name}/resume`.",
+        ),
+        BlockedBy::SessionNotConnected => (
+            "The message's session isn't connected.",
+            "Nobody has connected it yet, no phone is linked to it, or it has lost its connection.",
+            "Connect it (`POST /api/v1/sessions/{name}/connect`), then scan its QR code with the phone \
+             (`GET /api/v1/sessions/{name}/qr`). `advice` of the session says what it needs. The message goes out then, if it \
+             hasn't expired.",
+        ),
+        BlockedBy::EarlierMessage => (
+            "An earlier message to the same recipient isn't through.",
+            "Messages of a session to one recipient keep their order.",
+            "Nothing, or look at what the earlier message waits for.",
+        ),
+        BlockedBy::Restricted => (
+            "WhatsApp restricts the account's messages to people who haven't written to it.",
+            "After many first messages to strangers.",
+            "Wait: the message is tried again every few minutes until it expires. Write less to strangers.",
+        ),
+        BlockedBy::Retry => (
+            "The next attempt comes later.",
+            "The last attempt failed for the moment, or nobody knows whether it succeeded: `error` says more.",
+            "Nothing: it is tried again after 1 s, 2 s, 4 s and so on, up to 5 min, until it expires.",
+        ),
+        BlockedBy::Pacing => (
+            "The session's pace lets it wait.",
+            "A session sends only so many messages a minute, and only so many first messages to new people.",
+            "Nothing, or set another pace: `PATCH /api/v1/sessions/{name}`.",
+        ),
+    };
+    Explained { place: Place::Waiting, code: blocked_by.as_str(), meaning, when, remedy }
+}
+
+/// Why a session isn't connected or doesn't send, explained: its advice says what it means, then what to do.
+fn session((code, advice): &(&'static str, &'static str)) -> Explained {
+    let (meaning, remedy) = match advice.find(". ") {
+        Some(at) => (&advice[..=at], &advice[at + 2..]),
+        None => (*advice, "Nothing is to be done."),
+    };
+    Explained { place: Place::Session, code, meaning, when: "`advice` of the session says the same.", remedy }
 }
 
 /// What can be wrong with a field.
@@ -406,8 +476,8 @@ const MESSAGES: &[Row] = &[
     ),
     (
         "internal",
-        "The message couldn't be processed: a defect of the service.",
-        "Its sending has crashed three times, or its row can't be read. It is a dead letter.",
+        "Something went wrong in the service: a defect.",
+        "The message's sending has crashed three times, or its row can't be read. It is a dead letter.",
         "An admin finds it at `GET /api/v1/dead-letters` and can replay it as a new message once the cause is mended.",
     ),
     (
@@ -437,7 +507,7 @@ const MESSAGES: &[Row] = &[
         "Send a smaller file, or another kind.",
     ),
     (
-        "media_rejected",
+        "media_fetch_failed",
         "The file can't be fetched.",
         "Its address answers with an error, with nothing, in a coding that isn't understood, or redirects too often.",
         "Check what the address answers; `detail` says what came.",
@@ -450,7 +520,7 @@ const MESSAGES: &[Row] = &[
     ),
     (
         "media_type_mismatch",
-        "The file isn't what its message says.",
+        "The file isn't what it is said to be.",
         "What came from its address is of another kind than the message's type, or, as a voice note, isn't Ogg Opus.",
         "Send it as what it is: `document` takes every file, and audio without `voice` most audio files.",
     ),
@@ -473,7 +543,7 @@ const MESSAGES: &[Row] = &[
         "Nothing: it is sent again under the same id at WhatsApp, so that it is shown once, until it expires.",
     ),
     (
-        "not_allowed",
+        "recipient_not_allowed",
         "The account may not send to this recipient.",
         "It isn't in the group, or may not write there. Nothing was sent, and the unit of the quota is given back.",
         "Have somebody add the account to the group, or check the group's id.",
@@ -485,7 +555,7 @@ const MESSAGES: &[Row] = &[
         "Check the number. It isn't worth trying again.",
     ),
     (
-        "rate_limited",
+        "whatsapp_rate_limited",
         "WhatsApp asks to send more slowly.",
         "Nothing was sent; the message is tried again after a while.",
         "Set a slower pace for the session (`PATCH /api/v1/sessions/{name}`).",
@@ -504,7 +574,7 @@ const MESSAGES: &[Row] = &[
     ),
     (
         "restricted",
-        "WhatsApp restricts the account: it may not write to people who never wrote to it.",
+        "WhatsApp restricts the account's messages to people who haven't written to it.",
         "After many first messages to strangers. Nothing was sent.",
         "Wait: the message is tried again every few minutes until it expires. Write less to strangers.",
     ),
@@ -546,7 +616,7 @@ pub(crate) fn example(explained: &Explained) -> Value {
             let retryable = !matches!(
                 explained.code,
                 "internal"
-                    | "not_allowed"
+                    | "recipient_not_allowed"
                     | "not_on_whatsapp"
                     | "recipient_gone"
                     | "refused"
@@ -554,12 +624,16 @@ pub(crate) fn example(explained: &Explained) -> Value {
                     | "media_forbidden_address"
                     | "media_gone"
                     | "media_refused"
-                    | "media_rejected"
+                    | "media_fetch_failed"
                     | "media_too_large"
                     | "media_type_mismatch"
             );
             json!({"code": explained.code, "detail": explained.meaning, "retryable": retryable})
         }
+        Place::Waiting => json!({"status": "accepted", "blocked_by": explained.code}),
+        Place::Session => json!({
+            "status": "disconnected", "blocked_reason": explained.code, "advice": format!("{} {}", explained.meaning, explained.remedy)
+        }),
     }
 }
 

@@ -83,9 +83,16 @@ fn codes(path: &str, method: &str, operation: &Operation) -> Vec<Code> {
     let sends = has_parameter(operation, &ParameterIn::Header, Some("Idempotency-Key"));
     let of_user = has_parameter(operation, &ParameterIn::Query, Some("user_id"));
     let writes = method != "get";
-    codes.extend([Code::MalformedRequest, Code::RateLimited, Code::Unavailable, Code::Overloaded]);
+    // Any may be given a query parameter that it doesn't know.
+    codes.extend([
+        Code::MalformedRequest,
+        Code::ValidationFailed,
+        Code::RateLimited,
+        Code::Unavailable,
+        Code::Overloaded,
+    ]);
     if access != Access::Open {
-        codes.push(Code::Unauthenticated);
+        codes.extend([Code::Unauthenticated, Code::InvalidApiKey, Code::TokenExpired, Code::UserInactive]);
     }
     if access == Access::Staff || of_user {
         codes.push(Code::Forbidden);
@@ -96,7 +103,7 @@ fn codes(path: &str, method: &str, operation: &Operation) -> Vec<Code> {
     if writes {
         // Also where no body is needed: one that comes is read.
         codes.extend([Code::RequestTimeout, Code::PayloadTooLarge, Code::UnsupportedMediaType]);
-        codes.extend([Code::ValidationFailed, Code::CommitUnknown]);
+        codes.push(Code::CommitUnknown);
     }
     if sends {
         codes.extend([Code::Conflict, Code::IdempotencyKeyReused, Code::QuotaExceeded]);

@@ -48,7 +48,7 @@ pub(crate) fn routes() -> Router {
 #[openapi(
     info(title = "sanasr", description = include_str!("overview.md")),
     servers((url = "/", description = "This server")),
-    security(("bearer" = []), ("apiKey" = []), ("authorizationApiKey" = [])),
+    security(("bearer" = []), ("apiKey" = [])),
     tags(
         (name = "Auth", description = "Logging in, and the tokens that come of it."),
         (name = "Users", description = "Accounts of client apps and operators. For admins who are logged in."),
@@ -88,10 +88,8 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
     document.info.license = None;
     document.info.contact = None;
     let schemes = &mut document.components.get_or_insert_default().security_schemes;
-    schemes.extend(
-        [("bearer", bearer()), ("apiKey", api_key()), ("authorizationApiKey", authorization())]
-            .map(|(name, scheme)| (name.to_owned(), scheme.into())),
-    );
+    schemes
+        .extend([("bearer", bearer()), ("apiKey", api_key())].map(|(name, scheme)| (name.to_owned(), scheme.into())));
     finish::finish(&mut document);
     document
 }
@@ -105,13 +103,8 @@ fn bearer() -> SecurityScheme {
 }
 
 fn api_key() -> SecurityScheme {
-    let about = "An API key. It never opens an endpoint for admins.";
+    let about = "An API key. It never opens an endpoint for admins. `Authorization: ApiKey <key>` means the same.";
     SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("X-Api-Key", about)))
-}
-
-fn authorization() -> SecurityScheme {
-    let about = "An API key in the header Authorization: `Authorization: ApiKey <key>`.";
-    SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("Authorization", about)))
 }
 
 /// The document as it is served, rendered once.

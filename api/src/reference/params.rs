@@ -9,7 +9,7 @@ use utoipa::IntoParams;
 #[expect(dead_code, reason = "the reference's form of what the extractors read")]
 pub(crate) struct OfUser {
     /// For admins: a user's id, or `all` where a list or an id is meant. Without it, one's own.
-    #[param(pattern = "^(all|[1-9][0-9]{0,18})$", example = "7")]
+    #[param(pattern = "^(all|[1-9][0-9]{0,18})$")]
     user_id: Option<String>,
 }
 
@@ -31,9 +31,11 @@ pub(crate) struct Paging {
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "the reference's form of what the extractors read")]
 pub(crate) struct Span {
-    /// From this time on.
-    from: Option<Time>,
-    /// Before this time.
+    /// From this time or date on. `from` means the same.
+    #[param(value_type = Option<String>, min_length = 10)]
+    since: Option<Time>,
+    /// Before this time or date.
+    #[param(value_type = Option<String>, min_length = 10)]
     until: Option<Time>,
 }
 
@@ -44,7 +46,7 @@ pub(crate) struct Span {
 pub(crate) struct Idempotency {
     /// Makes repeating safe: for 24 hours, the same key with the same body sends nothing again, and answers 202 with the
     /// message as it is now. The same key with another body is refused.
-    #[param(min_length = 1, max_length = 255, pattern = "^[ -~]+$", example = "order-1042-shipped")]
+    #[param(min_length = 1, max_length = 255, pattern = "^[ -~]+$")]
     #[param(rename = "Idempotency-Key")]
     idempotency_key: Option<String>,
 }
@@ -95,7 +97,7 @@ pub(crate) struct KeyId {
 #[expect(dead_code, reason = "the reference's form of what the extractors read")]
 pub(crate) struct ByUser {
     /// Only this user's.
-    #[param(minimum = 1, example = 7)]
+    #[param(minimum = 1)]
     user_id: Option<i64>,
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use sanasr_shared::message::BlockedBy;
 use serde_json::{Map, Value, json};
 
 use super::errors::{Place, all, example};
@@ -105,6 +106,23 @@ fn every_route_is_documented_and_nothing_else() {
     let missing: Vec<_> = declared.difference(&documented).collect();
     let invented: Vec<_> = documented.difference(&declared).collect();
     assert!(missing.is_empty() && invented.is_empty(), "not documented: {missing:?}; not routed: {invented:?}");
+}
+
+#[test]
+fn only_what_is_needed_has_an_example_to_try_out() {
+    for (path, method, operation) in documented(&json_document()) {
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let example = [
+                &parameter["example"],
+                &parameter["examples"],
+                &parameter["schema"]["example"],
+                &parameter["schema"]["examples"],
+            ]
+            .into_iter()
+            .any(|example| !example.is_null());
+            assert_eq!(example, parameter["in"] == "path", "{method} {path}: {}", parameter["name"]);
+        }
+    }
 }
 
 #[test]
@@ -215,7 +233,11 @@ fn readers() -> BTreeMap<&'static str, Read> {
         let new = map.get("new_password").and_then(Value::as_str).map(str::to_owned);
         let mut errors = errors(logins::password::PasswordChange::read(map));
         if let Some(Err(weakness)) = new.map(|new| Password::new(&new, "somebody")) {
-            errors.push(FieldError { field: "new_password".to_owned(), code: weakness.code(), detail: weakness.to_string() });
+            errors.push(FieldError {
+                field: "new_password".to_owned(),
+                code: weakness.code(),
+                detail: weakness.to_string(),
+            });
         }
         errors
     }
@@ -504,6 +526,18 @@ fn every_problem_has_its_word_in_the_schema_and_its_page() {
         assert!(example(&explained).is_object());
         let kind = std::mem::discriminant(&explained.place);
         assert!(seen.insert((format!("{kind:?}"), explained.code)), "{} twice", explained.code);
+    }
+}
+
+#[test]
+fn a_code_means_one_thing() {
+    let mut meanings = BTreeMap::new();
+    for explained in all() {
+        let meaning = *meanings.entry(explained.code).or_insert(explained.meaning);
+        assert_eq!(meaning, explained.meaning, "{} stands in two tables with two meanings", explained.code);
+    }
+    for blocked_by in BlockedBy::ALL {
+        assert_eq!(json!(blocked_by), blocked_by.as_str());
     }
 }
 

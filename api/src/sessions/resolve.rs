@@ -47,7 +47,8 @@ impl KnownSessions {
         }
         if told.insert(session.id) {
             tracing::warn!(
-                session = name, user_id = user.0,
+                session = name,
+                user_id = user.0,
                 "messages wait: their session isn't connected. Connect it (POST /api/v1/sessions/{name}/connect) and link a phone"
             );
         }

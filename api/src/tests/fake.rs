@@ -66,7 +66,7 @@ fn session(user: UserId, name: &str) -> Session {
         name: name.to_owned(),
         user_id: user,
         bridge: BridgeKind::Simulator,
-        status: SessionStatus::Disconnected,
+        status: SessionStatus::Connected,
         paused: false,
         blocked_reason: None,
         blocked_until: None,

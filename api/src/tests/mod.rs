@@ -157,6 +157,37 @@ async fn a_message_is_accepted_and_found_again() {
 }
 
 #[tokio::test]
+async fn a_message_that_has_to_wait_says_so_at_once() {
+    let api = Api::new();
+    for (path, blocked_by) in [("disconnect", "session_not_connected"), ("pause", "session_paused")] {
+        let name = format!("to-{path}");
+        assert_eq!(api.post("/api/v1/sessions", json!({"name": name})).await.status, StatusCode::CREATED);
+        api.post(&format!("/api/v1/sessions/{name}/{path}"), json!({})).await;
+        let sent = api.post(MESSAGES, text(json!({"session": name}))).await;
+        assert_eq!(sent.body["data"]["blocked_by"], blocked_by, "{path}");
+    }
+    assert_eq!(api.post(MESSAGES, text(json!({}))).await.body["data"]["blocked_by"], Value::Null);
+}
+
+#[tokio::test]
+async fn what_was_meant_is_named() {
+    let api = Api::new();
+    let sent = api.post(MESSAGES, text(json!({"sendAt": "2030-01-01T00:00:00Z", "session": "defualt"}))).await;
+    let details: Vec<_> = sent.body["errors"].as_array().expect("errors").iter().map(|e| &e["detail"]).collect();
+    assert!(details.iter().any(|detail| detail.to_string().contains("Did you mean send_at?")), "{details:?}");
+    assert!(details.iter().any(|detail| detail.to_string().contains("Did you mean default?")), "{details:?}");
+    // A name that is taken is told as any other field.
+    let taken = api.post("/api/v1/sessions", json!({"name": "default"})).await;
+    assert_eq!(taken.status, StatusCode::CONFLICT);
+    assert_eq!(
+        (&taken.body["errors"][0]["field"], &taken.body["errors"][0]["code"]),
+        (&json!("name"), &json!("taken"))
+    );
+    let refused = api.send(Method::DELETE, MESSAGES, None, &[]).await;
+    assert!(refused.body["detail"].as_str().is_some_and(|said| said.contains("GET, HEAD, POST")), "{}", refused.body);
+}
+
+#[tokio::test]
 async fn every_bad_field_is_named_at_once_also_those_that_are_looked_up() {
     let api = Api::new();
     let body = text(json!({"to": 5, "session": "nobody", "reply_to": Uuid::now_v7(), "smoke": 1}));
@@ -197,7 +228,7 @@ async fn bodies_that_are_none_are_refused() {
 }
 
 #[tokio::test]
-async fn credentials_are_needed_and_the_refusal_is_always_the_same() {
+async fn credentials_are_needed_and_the_refusal_says_no_more_than_they_show() {
     let api = Api::new();
     let ask = async |headers: &[(&str, &str)]| {
         let mut request = Request::get(MESSAGES);
@@ -210,13 +241,7 @@ async fn credentials_are_needed_and_the_refusal_is_always_the_same() {
     assert_eq!(ask(&[("authorization", &format!("ApiKey {key}"))]).await.status, StatusCode::OK);
     let other = RawApiKey::generate();
     let mut said = Vec::new();
-    for headers in [
-        &[][..],
-        &[("x-api-key", "x")],
-        &[("x-api-key", other.as_str())],
-        &[("authorization", "Bearer x")],
-        &[("x-api-key", &format!("{key}x"))],
-    ] {
+    for headers in [&[][..], &[("x-api-key", "x")], &[("authorization", "Bearer x")], &[("authorization", "Basic x")]] {
         let answer = ask(headers).await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
         assert!(answer.headers.contains_key("www-authenticate"));
@@ -224,7 +249,29 @@ async fn credentials_are_needed_and_the_refusal_is_always_the_same() {
         body["request_id"] = Value::Null;
         said.push(body);
     }
-    assert!(said.iter().all(|body| *body == said[0]));
+    assert!(said.iter().all(|body| *body == said[0] && body["code"] == "unauthenticated"));
+    // A key that doesn't exist, and one whose secret is wrong: the same for both, so that nobody learns which keys exist.
+    let lookup = |key: &str| RawApiKey::parse(key).expect("a key's form").0.to_owned();
+    let forged = format!("sanasr_{}_{}", lookup(key), "a".repeat(43));
+    for wrong in [other.as_str(), &forged, &format!("{key}x")] {
+        let answer = ask(&[("x-api-key", wrong)]).await;
+        assert_eq!((answer.status, answer.code()), (StatusCode::UNAUTHORIZED, "invalid_api_key"));
+        let shown = format!("sanasr_{}_", lookup(wrong));
+        let detail = answer.body["detail"].to_string();
+        assert!(detail.contains(&shown) && !detail.contains(&wrong[shown.len()..]), "{detail}");
+    }
+    // A key as a token.
+    let answer = ask(&[("authorization", &format!("Bearer {key}"))]).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert!(answer.body["detail"].as_str().is_some_and(|said| said.contains("X-Api-Key")), "{}", answer.body);
+    // Whoever holds a good key learns what became of its user.
+    api.store.data().keys.values_mut().for_each(|key| key.user_is_active = false);
+    api.signals.publish(Signal::User(USER));
+    let start = std::time::Instant::now();
+    while ask(&[("x-api-key", key)]).await.code() != "user_inactive" {
+        assert!(start.elapsed() < Duration::from_secs(10), "it is told");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]
@@ -386,15 +433,16 @@ async fn a_list_is_read_page_by_page() {
         "type=x",
         "to=x",
         "from=x",
-        "until=2030-01-01",
+        "until=2030-01-32",
         "reference=%00",
         "session=",
     ] {
         let answer = api.get(&format!("{MESSAGES}?{wrong}")).await;
-        assert_eq!((answer.status.as_u16(), answer.code()), (400, "malformed_request"), "{wrong}");
+        let expected = if wrong == "cursor=x" { (400, "malformed_request") } else { (422, "validation_failed") };
+        assert_eq!((answer.status.as_u16(), answer.code()), expected, "{wrong}");
     }
     assert_eq!(api.get(&format!("{MESSAGES}?user_id=2")).await.code(), "forbidden");
-    assert_eq!(api.send(Method::POST, "/api/v1/messages?x=1", Some(text(json!({}))), &[]).await.status, 400);
+    assert_eq!(api.send(Method::POST, "/api/v1/messages?x=1", Some(text(json!({}))), &[]).await.status, 422);
 }
 
 #[tokio::test]
@@ -409,7 +457,7 @@ async fn a_message_is_cancelled_once_and_only_by_its_user() {
     assert_eq!(api.send(Method::POST, &path, None, &[]).await.status, StatusCode::OK);
     api.store.data().messages[0].status = Status::Read;
     assert_eq!(api.send(Method::POST, &path, None, &[]).await.code(), "conflict");
-    assert_eq!(api.get("/api/v1/messages/x").await.code(), "not_found");
+    assert_eq!(api.get("/api/v1/messages/x").await.code(), "validation_failed");
     assert_eq!(api.get(&format!("{MESSAGES}/{}", Uuid::now_v7())).await.code(), "not_found");
 }
 
@@ -440,7 +488,7 @@ async fn a_poll_ends_when_the_status_changes() {
     api.store.data().messages[0].status = Status::Read;
     assert_eq!(api.get(&format!("{path}?wait=60&known=read")).await.body["data"]["status"], "read");
     for wrong in ["wait=0", "wait=61", "wait=x", "known=accepted", "wait=1&known=x"] {
-        assert_eq!(api.get(&format!("{path}?{wrong}")).await.status, StatusCode::BAD_REQUEST, "{wrong}");
+        assert_eq!(api.get(&format!("{path}?{wrong}")).await.status, StatusCode::UNPROCESSABLE_ENTITY, "{wrong}");
     }
 }
 

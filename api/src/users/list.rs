@@ -21,7 +21,7 @@ use crate::state::App;
 #[expect(dead_code, reason = "the reference's form of what is read by hand")]
 struct Filter {
     /// Only the user with this name.
-    #[param(min_length = 1, max_length = 150, example = "shop")]
+    #[param(min_length = 1, max_length = 150)]
     username: Option<String>,
     /// Only those who are active, or only those who aren't.
     is_active: Option<bool>,

@@ -135,7 +135,7 @@ async fn a_group_has_a_message_once_all_have(mode: Mode) {
 
     let strange = client.send_any("shop", "120363000000000001@g.us", json!({ "type": "text", "text": "who?" })).await;
     let failed = client.wait_status(strange.id, Status::Failed, seconds(30)).await;
-    assert_eq!(failed.error.expect("an error").code, "not_allowed");
+    assert_eq!(failed.error.expect("an error").code, "recipient_not_allowed");
 }
 
 async fn refusals_say_what_was_refused(mode: Mode) {
@@ -167,7 +167,7 @@ async fn refusals_say_what_was_refused(mode: Mode) {
     assert_eq!(server.lookups().len(), 2);
 
     for (n, code, word) in
-        [(1, 479, "refused"), (2, 400, "refused"), (3, 404, "recipient_gone"), (4, 403, "not_allowed")]
+        [(1, 479, "refused"), (2, 400, "refused"), (3, 404, "recipient_gone"), (4, 403, "recipient_not_allowed")]
     {
         let (to, hello) = text(n);
         server.contact(&to[1..]);

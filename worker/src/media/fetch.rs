@@ -317,7 +317,7 @@ fn not_public() -> Missing {
 }
 
 fn rejected(detail: impl Into<String>) -> Missing {
-    Missing::forever("media_rejected", detail)
+    Missing::forever("media_fetch_failed", detail)
 }
 
 fn unreachable(detail: impl Into<String>) -> Missing {

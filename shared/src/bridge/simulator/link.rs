@@ -412,7 +412,7 @@ fn restricted() -> MessageError {
 }
 
 fn rate_limited() -> MessageError {
-    MessageError::new("rate_limited", "WhatsApp asks to send more slowly; nothing was sent.", true)
+    MessageError::new("whatsapp_rate_limited", "WhatsApp asks to send more slowly; nothing was sent.", true)
 }
 
 fn ledger_failed(error: &std::io::Error) -> MessageError {

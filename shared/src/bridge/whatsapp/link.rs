@@ -285,7 +285,7 @@ impl Shared {
         let info = client.groups().query_info(group).await.map_err(|error| match error.server_rejection() {
             Some(rejection) if matches!(rejection.code, 401 | 403 | 404) => {
                 let detail = "This account isn't in the group, or there is no such group.";
-                Attempt::Permanent(MessageError::new("not_allowed", detail, false))
+                Attempt::Permanent(MessageError::new("recipient_not_allowed", detail, false))
             }
             _ => unsent("whatsapp_unavailable", "the group's members couldn't be found out"),
         })?;

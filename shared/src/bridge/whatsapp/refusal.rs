@@ -13,8 +13,10 @@ pub(super) fn attempt(code: &str) -> Attempt {
         "463" => {
             Attempt::Restricted(error("restricted", "WhatsApp restricts this account's messages to new contacts", true))
         }
-        "429" => Attempt::Transient(error("rate_limited", "WhatsApp asks to send more slowly", true)),
-        "401" | "403" => Attempt::Permanent(error("not_allowed", "This account may not send to this recipient", false)),
+        "429" => Attempt::Transient(error("whatsapp_rate_limited", "WhatsApp asks to send more slowly", true)),
+        "401" | "403" => {
+            Attempt::Permanent(error("recipient_not_allowed", "This account may not send to this recipient", false))
+        }
         "404" => Attempt::Permanent(error("recipient_gone", "WhatsApp doesn't know the recipient any more", false)),
         "400" | "479" => Attempt::Permanent(error("refused", "WhatsApp took the message for malformed", false)),
         _ if code.starts_with('5') && code.len() == 3 => {
@@ -36,11 +38,11 @@ mod tests {
         };
         for (number, word, retryable) in [
             ("463", "restricted", true),
-            ("429", "rate_limited", true),
+            ("429", "whatsapp_rate_limited", true),
             ("479", "refused", false),
             ("400", "refused", false),
             ("404", "recipient_gone", false),
-            ("403", "not_allowed", false),
+            ("403", "recipient_not_allowed", false),
             ("503", "whatsapp_unavailable", true),
             ("5", "refused", false),
             ("", "refused", false),

@@ -216,7 +216,7 @@ async fn every_redirect_is_checked_anew() {
     let server = Server::redirecting(&format!("//127.0.0.1:{port}/b")).await;
     assert_eq!(world.code(&format!("http://127.0.0.1:{}/", server.port)).await, "fetched");
     let endless = Server::redirecting("/again").await;
-    assert_eq!(world.code(&format!("http://127.0.0.1:{}/", endless.port)).await, "media_rejected");
+    assert_eq!(world.code(&format!("http://127.0.0.1:{}/", endless.port)).await, "media_fetch_failed");
     assert_eq!(endless.count(), REDIRECTS_MAX + 1);
 }
 
@@ -226,18 +226,18 @@ async fn what_a_server_answers_decides_whether_it_is_tried_again() {
     for (answer, expected) in [
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "media_gone"),
         ("HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n", "media_gone"),
-        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", "media_rejected"),
-        ("HTTP/1.1 204 No Content\r\n\r\n", "media_rejected"),
-        ("HTTP/1.1 304 Not Modified\r\n\r\n", "media_rejected"),
+        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", "media_fetch_failed"),
+        ("HTTP/1.1 204 No Content\r\n\r\n", "media_fetch_failed"),
+        ("HTTP/1.1 304 Not Modified\r\n\r\n", "media_fetch_failed"),
         ("HTTP/1.1 429 Slow Down\r\ncontent-length: 0\r\n\r\n", "now: media_unreachable"),
         ("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", "now: media_unreachable"),
         ("HTTP/1.1 503 Oh\r\ncontent-length: 0\r\n\r\n", "now: media_unreachable"),
         ("no HTTP at all\r\n\r\n", "now: media_unreachable"),
         ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n\x7fELF", "now: media_unreachable"),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "media_rejected"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "media_fetch_failed"),
         ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nPK\x03\x04", "media_type_mismatch"),
         ("HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ncontent-length: 5\r\n\r\nhello", "media_type_mismatch"),
-        ("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 5\r\n\r\nhello", "media_rejected"),
+        ("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 5\r\n\r\nhello", "media_fetch_failed"),
         ("HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\nx", "media_too_large"),
     ] {
         let server = Server::start(answer).await;
