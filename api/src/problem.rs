@@ -12,6 +12,7 @@ use sanasr_shared::ports::store::{Bounded, StoreError};
 use sanasr_shared::time::Time;
 use sanasr_shared::usage::{ACCEPTED_PER_UNIT, Quota};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::fields::{FieldError, FieldErrors};
@@ -148,6 +149,8 @@ struct Inner {
     /// The quota that is used up.
     quota: Option<UsedUp>,
     retry_after_s: Option<u64>,
+    /// What each item of a batch is refused for.
+    data: Option<Value>,
     /// What happened, for the log only.
     cause: Option<String>,
 }
@@ -156,7 +159,7 @@ impl Problem {
     fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after_s = (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_S);
         let detail = detail.into();
-        Self(Box::new(Inner { code, detail, errors: Vec::new(), quota: None, retry_after_s, cause: None }))
+        Self(Box::new(Inner { code, detail, errors: Vec::new(), quota: None, retry_after_s, data: None, cause: None }))
     }
 
     fn caused_by(mut self, cause: impl Into<String>) -> Self {
@@ -314,6 +317,14 @@ impl Problem {
         Self::validation(errors)
     }
 
+    /// No item of a batch was accepted: what each is refused for.
+    pub(crate) fn none_accepted(count: u32, items: Value) -> Self {
+        let detail = format!("None of the {count} messages was accepted: data says why, for each in its order.");
+        let mut problem = Self::new(Code::ValidationFailed, detail);
+        problem.0.data = Some(items);
+        problem
+    }
+
     /// The id in a path is none.
     pub(crate) fn no_uuid() -> Self {
         Self::field("id", "invalid_id", "Must be a UUID, such as 019ac3f2-6b1e-7c39-a6b0-3f5d1c2e4a77.")
@@ -413,6 +424,7 @@ impl Problem {
             limit: self.0.quota.map(|quota| quota.limit),
             used: self.0.quota.map(|quota| quota.used),
             resets_at: self.0.quota.map(|quota| quota.resets_at),
+            data: self.0.data.as_ref(),
         }
     }
 
@@ -473,6 +485,10 @@ pub(crate) struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     resets_at: Option<Time>,
+    /// Of a batch of which nothing was accepted: an `error` for each message, in their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>, nullable = false)]
+    data: Option<&'a Value>,
 }
 
 impl IntoResponse for Problem {

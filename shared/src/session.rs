@@ -184,7 +184,7 @@ pub struct Session {
     /// When it sent last.
     pub last_active_at: Option<Time>,
     /// Messages that wait, scheduled ones too; counted every few seconds.
-    pub queued: i64,
+    pub waiting: i64,
     /// How fast it may send.
     pub pace: Pace,
     /// The proxy that it reaches WhatsApp by, without credentials.

@@ -272,9 +272,34 @@ pub struct SimulatorSettings {
     #[arg(long, env = "SANASR_SIMULATOR_SCAN_AFTER", default_value = "2s", value_name = "DURATION", value_parser = parse_duration)]
     pub simulator_scan_after: Duration,
 
+    /// How long after a message was sent the simulator delivers it, and reads it: two durations, or 0 for both at once
+    #[arg(long, env = "SANASR_SIMULATOR_RECEIPTS", default_value = "300ms,1s", value_name = "DELIVERED,READ", value_parser = parse_receipts)]
+    pub simulator_receipts: ReceiptTimes,
+
     /// File to which every message that the simulated WhatsApp receives is appended as a line of JSON
     #[arg(long, env = "SANASR_SIMULATOR_LEDGER", value_name = "FILE")]
     pub simulator_ledger: Option<PathBuf>,
+}
+
+/// How long the simulator's recipients take, from the moment in which a message was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReceiptTimes {
+    /// Until it is delivered.
+    pub delivered: Duration,
+    /// Until it is read.
+    pub read: Duration,
+}
+
+fn parse_receipts(text: &str) -> Result<ReceiptTimes, String> {
+    if text.trim() == "0" {
+        return Ok(ReceiptTimes::default());
+    }
+    let times = text.split_once(',').ok_or("write two durations, such as 300ms,1s, or 0")?;
+    let (delivered, read) = (parse_duration(times.0.trim())?, parse_duration(times.1.trim())?);
+    if read < delivered {
+        return Err("a message is read after it is delivered, not before".to_owned());
+    }
+    Ok(ReceiptTimes { delivered, read })
 }
 
 /// WhatsApp itself.
@@ -446,6 +471,16 @@ mod tests {
         }
         for wrong in ["", "x", "70000", ":", "127.0.0.1", "localhost", "example.org:80", "::1"] {
             assert!(parse_listen(wrong).is_err_and(|said| said.contains("127.0.0.1:8080")), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_simulators_times_are_two() {
+        let ms = Duration::from_millis;
+        assert_eq!(parse_receipts("300ms,1s"), Ok(ReceiptTimes { delivered: ms(300), read: ms(1_000) }));
+        assert_eq!(parse_receipts("0"), Ok(ReceiptTimes::default()));
+        for wrong in ["", "1s", "1s,x", "1s,300ms"] {
+            assert!(parse_receipts(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -275,6 +275,7 @@ impl Service {
             .env("SANASR_SECRET_KEY", &self.secret)
             .env("SANASR_SIMULATOR_LEDGER", self.ledger())
             .env("SANASR_SIMULATOR_SCAN_AFTER", "0ms")
+            .env("SANASR_SIMULATOR_RECEIPTS", "0")
             .env("SANASR_BACKLOG_LIMIT", PLENTY)
             .env("SANASR_BACKLOG_USER_PERCENT", "100")
             // One key stands for all clients here.

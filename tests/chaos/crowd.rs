@@ -301,14 +301,14 @@ impl Client {
 
     /// A message that is accepted in the end, under a key of its own.
     async fn accepted(&mut self, body: Value) -> Message {
-        let reply = self.ask(&Request::json("/messages".to_owned(), Some(self.key()), &body), &[202]).await;
+        let reply = self.ask(&Request::json("/messages".to_owned(), Some(self.key()), &body), &[202, 422]).await;
         serde_json::from_value(reply.body["data"].clone()).unwrap_or_else(|e| panic!("{e} in {reply:?}"))
     }
 
     /// A batch of which every item is accepted in the end, under a key of its own.
     async fn accepted_batch(&mut self, bodies: Vec<Value>) -> Vec<Message> {
         let body = json!({ "messages": bodies });
-        let reply = self.ask(&Request::json("/messages/batch".to_owned(), Some(self.key()), &body), &[202]).await;
+        let reply = self.ask(&Request::json("/messages/batch".to_owned(), Some(self.key()), &body), &[202, 422]).await;
         let items = reply.body["data"].as_array().into_iter().flatten();
         items
             .map(|item| serde_json::from_value(item["message"].clone()).unwrap_or_else(|e| panic!("{e} in {item}")))

@@ -387,7 +387,7 @@ async fn bad_requests_of_sessions_are_named_field_by_field(mode: Mode) {
     // What there is can't be made again, what there isn't can't be changed, and `default` stays.
     client.post("/sessions", &named(json!({}))).await.expect(201);
     problem(&client.post("/sessions", &named(json!({}))).await, 409, "conflict");
-    for path in ["/connect", "/disconnect", "/logout", "/pause", "/resume"] {
+    for path in ["/connect", "/disconnect", "/unlink", "/logout", "/pause", "/resume"] {
         problem(&client.post(&format!("/sessions/nobody-made-this{path}"), &json!({})).await, 404, "not_found");
     }
     problem(&client.get("/sessions/nobody-made-this").await, 404, "not_found");

@@ -70,6 +70,7 @@ fn table() -> Vec<(&'static str, &'static str, Whom, Value)> {
         ("POST", "/api/v1/sessions/{name}/connect", Named, json!({})),
         ("POST", "/api/v1/sessions/{name}/disconnect", Named, json!({})),
         ("POST", "/api/v1/sessions/{name}/logout", Named, json!({})),
+        ("POST", "/api/v1/sessions/{name}/unlink", Named, json!({})),
         ("POST", "/api/v1/sessions/{name}/pause", Named, json!({})),
         ("POST", "/api/v1/sessions/{name}/resume", Named, json!({})),
         ("GET", "/api/v1/sessions/{name}/qr", Named, none()),

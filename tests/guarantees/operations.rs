@@ -137,7 +137,7 @@ async fn all_that_waits_is_taken_back_at_once(mode: Mode) {
     assert_eq!(system.ledger.read().shown().len(), 1, "nothing that was taken back went out");
     eventually(seconds(10), "the queue is empty", async || {
         let session: Value = client.get("/sessions/default").await.expect(200).data();
-        (session["queued"] == 0).then_some(())
+        (session["waiting"] == 0).then_some(())
     })
     .await;
 }

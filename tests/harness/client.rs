@@ -257,7 +257,9 @@ impl Client {
     pub(crate) async fn batch(&self, key: Option<&str>, messages: &[Value]) -> Vec<Item> {
         let body = json!({ "messages": messages });
         let reply = self.attempt(Method::POST, "/messages/batch", key, Some(&body)).await.expect("an answer");
-        let items: Vec<Value> = reply.expect(202).data();
+        let items: Vec<Value> = serde_json::from_value(reply.body["data"].clone()).expect("items");
+        let accepted = items.iter().any(|item| item["message"].is_object());
+        assert_eq!(reply.status, if accepted { 202 } else { 422 }, "{}", reply.body);
         assert_eq!(items.len(), messages.len(), "one result per item");
         items.into_iter().map(item).collect()
     }

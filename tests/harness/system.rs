@@ -260,6 +260,7 @@ impl Builder {
             ("SANASR_DATA_DIR".to_owned(), folder.join("data").display().to_string()),
             ("SANASR_SIMULATOR_LEDGER".to_owned(), ledger.path().display().to_string()),
             ("SANASR_SIMULATOR_SCAN_AFTER".to_owned(), "50ms".to_owned()),
+            ("SANASR_SIMULATOR_RECEIPTS".to_owned(), "0".to_owned()),
             ("SANASR_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned()),
         ]);
         let (mut database, mut vhost) = (None, None);

@@ -40,7 +40,7 @@ enum Item<'a> {
 ///
 /// Up to 1,000 messages, each for itself: what is wrong with one doesn't keep the others, even if it can't be read. The answer has
 /// one item for each message, in their order. An `Idempotency-Key` covers the whole batch: repeated, it answers with the messages that were
-/// accepted before, and tries the refused ones again.
+/// accepted before, and tries the refused ones again. If none was accepted, the answer is 422, with the items in `data`.
 #[utoipa::path(
     post, path = "/api/v1/messages/batch", tag = "Messages", operation_id = "send_batch",
     params(OfUser, Idempotency),
@@ -158,6 +158,10 @@ async fn render(
             Answer::Refused(problem) => Some(Item::Error(problem.document(request_id.as_str()))),
         })
         .collect();
+    if !items.iter().any(|item| matches!(item, Item::Message(_))) {
+        let items = serde_json::to_value(&items).map_err(|error| Problem::internal(error.to_string()))?;
+        return Err(Problem::none_accepted(count, items));
+    }
     let mut response = Data::accepted(items).into_response();
     if !replayed.is_empty() {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));

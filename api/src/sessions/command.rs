@@ -1,4 +1,4 @@
-//! `POST /sessions/{name}/connect`, `/disconnect`, `/logout`, `/pause`, `/resume`, and the short forms for `default`:
+//! `POST /sessions/{name}/connect`, `/disconnect`, `/unlink`, `/pause`, `/resume`, and the short forms for `default`:
 //! idempotent, whatever the session's state.
 
 use axum::extract::State;
@@ -35,7 +35,7 @@ pub(crate) async fn connect(State(app): State<App>, session: SessionPath, _: NoQ
 #[utoipa::path(
     post, path = "/api/v1/sessions/{name}/disconnect", tag = "Sessions", operation_id = "disconnect_session",
     params(SessionName, OfUser),
-    responses((status = 200, description = "The session as it is now.", body = Success<Session>)),
+    responses((status = 202, description = "On its way.", body = Success<Session>)),
 )]
 pub(crate) async fn disconnect(State(app): State<App>, session: SessionPath, _: NoQuery, _: EmptyBody) -> Answer {
     give(app, session, SessionCommand::Disconnect).await
@@ -45,12 +45,24 @@ pub(crate) async fn disconnect(State(app): State<App>, session: SessionPath, _: 
 ///
 /// Ends the pairing: the next `connect` begins with a QR code. Idempotent.
 #[utoipa::path(
+    post, path = "/api/v1/sessions/{name}/unlink", tag = "Sessions", operation_id = "unlink_session",
+    params(SessionName, OfUser),
+    responses((status = 202, description = "On its way.", body = Success<Session>)),
+)]
+pub(crate) async fn unlink(State(app): State<App>, session: SessionPath, _: NoQuery, _: EmptyBody) -> Answer {
+    give(app, session, SessionCommand::Logout).await
+}
+
+/// Unlink a session (synonym)
+///
+/// The same as `POST /sessions/{name}/unlink`.
+#[utoipa::path(
     post, path = "/api/v1/sessions/{name}/logout", tag = "Sessions", operation_id = "log_out_session",
     params(SessionName, OfUser),
-    responses((status = 200, description = "The session as it is now.", body = Success<Session>)),
+    responses((status = 202, description = "On its way.", body = Success<Session>)),
 )]
-pub(crate) async fn logout(State(app): State<App>, session: SessionPath, _: NoQuery, _: EmptyBody) -> Answer {
-    give(app, session, SessionCommand::Logout).await
+pub(crate) async fn logout(app: State<App>, session: SessionPath, query: NoQuery, body: EmptyBody) -> Answer {
+    unlink(app, session, query, body).await
 }
 
 /// Pause a session
@@ -95,7 +107,7 @@ pub(crate) async fn connect_default(State(app): State<App>, caller: Caller, _: N
 #[utoipa::path(
     post, path = "/api/v1/sessions/disconnect", tag = "Sessions", operation_id = "disconnect_default_session",
     params(OfUser),
-    responses((status = 200, description = "The session as it is now.", body = Success<Session>)),
+    responses((status = 202, description = "On its way.", body = Success<Session>)),
 )]
 pub(crate) async fn disconnect_default(State(app): State<App>, caller: Caller, _: NoQuery, _: EmptyBody) -> Answer {
     give(app, SessionPath::default_of(caller)?, SessionCommand::Disconnect).await
@@ -104,13 +116,12 @@ pub(crate) async fn disconnect_default(State(app): State<App>, caller: Caller, _
 async fn give(app: App, SessionPath { user, name, by, .. }: SessionPath, command: SessionCommand) -> Answer {
     let session = app.store.command(user, &name, command, by).await?.ok_or_else(absent)?.opened(&app.vault);
     app.signals.publish(Signal::Session(session.id));
+    if command == SessionCommand::Connect {
+        app.signals.publish(Signal::SessionFree);
+    }
     match command {
-        SessionCommand::Connect => {
-            app.signals.publish(Signal::SessionFree);
-            Ok(Data::accepted(session))
-        }
-        SessionCommand::Disconnect | SessionCommand::Logout | SessionCommand::Pause | SessionCommand::Resume => {
-            Ok(Data::ok(session))
-        }
+        // The worker that drives it carries these out.
+        SessionCommand::Connect | SessionCommand::Disconnect | SessionCommand::Logout => Ok(Data::accepted(session)),
+        SessionCommand::Pause | SessionCommand::Resume => Ok(Data::ok(session)),
     }
 }

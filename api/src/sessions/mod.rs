@@ -36,6 +36,7 @@ use crate::state::App;
     qr::qr,
     pair_code::pair_code,
     command::disconnect,
+    command::unlink,
     command::logout,
     command::pause,
     command::resume,
@@ -53,6 +54,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/api/v1/sessions/{name}/pair-code", post(pair_code::pair_code))
         .route("/api/v1/sessions/{name}/connect", post(command::connect))
         .route("/api/v1/sessions/{name}/disconnect", post(command::disconnect))
+        .route("/api/v1/sessions/{name}/unlink", post(command::unlink))
         .route("/api/v1/sessions/{name}/logout", post(command::logout))
         .route("/api/v1/sessions/{name}/pause", post(command::pause))
         .route("/api/v1/sessions/{name}/resume", post(command::resume))

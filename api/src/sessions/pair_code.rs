@@ -92,7 +92,7 @@ pub(crate) async fn pair_code(
     let session = match app.store.request_pair_code(user, &name, &request.phone_number, by).await? {
         Moved::Done(session) => session,
         Moved::Refused(_) => {
-            return Err(Problem::conflict("The session is paired already. POST …/logout unlinks it."));
+            return Err(Problem::conflict("The session is paired already. POST …/unlink unlinks it."));
         }
         Moved::Absent => return Err(absent()),
     };

@@ -76,7 +76,7 @@ fn session(user: UserId, name: &str) -> Session {
         qr_expires_at: None,
         connected_at: None,
         last_active_at: None,
-        queued: 0,
+        waiting: 0,
         pace: Pace::default(),
         proxy: None,
         created_at: Time::now(),

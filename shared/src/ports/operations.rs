@@ -46,12 +46,12 @@ pub struct SessionQueue {
     /// Whether it sends nothing until it is resumed.
     pub paused: bool,
     /// Messages that wait, scheduled ones too; counted every few seconds.
-    pub depth: i64,
+    pub waiting: i64,
     /// How long the oldest message that isn't scheduled has waited, in milliseconds.
     pub oldest_age_ms: Option<i64>,
     /// The worker that drives it.
     #[schema(value_type = Option<String>, format = "uuid")]
-    pub owner: Option<WorkerId>,
+    pub worker_id: Option<WorkerId>,
 }
 
 /// Which of a user's waiting messages to cancel. All conditions must hold.

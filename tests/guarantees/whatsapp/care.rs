@@ -35,7 +35,7 @@ async fn a_session_is_careful_unless_told_otherwise(mode: Mode) {
     pace["first_contacts_per_minute"] = 1.into();
     client.patch("/sessions/shop", &json!({ "pace": pace })).await.expect(200);
     // A change comes to the worker within seconds; a new connection has it at once.
-    client.post("/sessions/shop/disconnect", &json!({})).await.expect(200);
+    client.post("/sessions/shop/disconnect", &json!({})).await.expect(202);
     client.wait_session("shop", SessionStatus::Disconnected, seconds(10)).await;
     client.connect("shop").await;
     let send = async |n: u32| {

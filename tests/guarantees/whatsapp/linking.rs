@@ -37,19 +37,19 @@ async fn phones_are_linked_by_qr_code_and_by_code(mode: Mode) {
     }
 
     // Disconnected it keeps its pairing; logged out it is no linked device any more.
-    client.post("/sessions/desk/disconnect", &json!({})).await.expect(200);
+    client.post("/sessions/desk/disconnect", &json!({})).await.expect(202);
     desk.wait_disconnected().await;
     client.wait_session("desk", SessionStatus::Disconnected, seconds(10)).await;
     client.connect("desk").await;
     assert!(desk.is_connected() && desk.is_linked());
-    client.post("/sessions/desk/logout", &json!({})).await.expect(200);
+    client.post("/sessions/desk/unlink", &json!({})).await.expect(202);
     client.wait_session("desk", SessionStatus::LoggedOut, seconds(20)).await;
     eventually(seconds(10), "the phone's list has lost the device", async || (!desk.is_linked()).then_some(())).await;
     assert!(shop.is_connected());
     // So is one that isn't connected just then, and one that is deleted.
-    client.post("/sessions/office/disconnect", &json!({})).await.expect(200);
+    client.post("/sessions/office/disconnect", &json!({})).await.expect(202);
     client.wait_session("office", SessionStatus::Disconnected, seconds(10)).await;
-    client.post("/sessions/office/logout", &json!({})).await.expect(200);
+    client.post("/sessions/office/unlink", &json!({})).await.expect(202);
     client.wait_session("office", SessionStatus::LoggedOut, seconds(20)).await;
     assert!(!office.is_linked(), "the phone's list has lost the device");
     client.delete("/sessions/shop").await.expect(204);
@@ -126,7 +126,7 @@ async fn an_end_is_written_as_one() {
     let code = client.qr_code("shop").await;
     server.scan(&code, "15550001202").await.expect("the phone takes the code");
     client.wait_session("shop", SessionStatus::Connected, seconds(20)).await;
-    client.post("/sessions/shop/logout", &json!({})).await.expect(200);
+    client.post("/sessions/shop/unlink", &json!({})).await.expect(202);
     client.wait_session("shop", SessionStatus::LoggedOut, seconds(20)).await;
     client.qr_code("shop").await;
 }

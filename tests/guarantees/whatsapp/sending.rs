@@ -227,7 +227,7 @@ async fn receipts_come_whenever_they_come(mode: Mode) {
         client.wait_status(message.id, Status::Sent, seconds(20)).await;
     }
     // They come while we are away, and are told after the return.
-    client.post("/sessions/shop/disconnect", &json!({})).await.expect(200);
+    client.post("/sessions/shop/disconnect", &json!({})).await.expect(202);
     client.wait_session("shop", SessionStatus::Disconnected, seconds(10)).await;
     account.release_receipts();
     client.connect("shop").await;

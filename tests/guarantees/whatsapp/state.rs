@@ -66,7 +66,7 @@ async fn nothing_is_readable_at_rest(mode: Mode) {
     let distinct: std::collections::HashSet<_> = rows.iter().map(|(_, value)| &value[5..29]).collect();
     assert_eq!(distinct.len(), rows.len(), "a nonce of its own for each");
 
-    client.post("/sessions/shop/logout", &json!({})).await.expect(200);
+    client.post("/sessions/shop/unlink", &json!({})).await.expect(202);
     eventually(seconds(20), "unlinking wipes all of it", async || device_rows(&system).await.is_empty().then_some(()))
         .await;
 }
@@ -137,7 +137,7 @@ async fn damaged_state_is_said_and_hurts_nobody_else(mode: Mode) {
     assert!(lost.status < Status::Sent, "nothing is made up: {lost:?}");
     // Linked anew, all is well.
     for name in ["device", "ratchets"] {
-        client.post(&format!("/sessions/{name}/logout"), &json!({})).await.expect(200);
+        client.post(&format!("/sessions/{name}/unlink"), &json!({})).await.expect(202);
         client.wait_session(name, SessionStatus::LoggedOut, seconds(20)).await;
         let code = client.qr_code(name).await;
         server.scan(&code, "15550005210").await.expect("the phone takes the code");

@@ -15,6 +15,7 @@ use crate::ids::SessionId;
 use crate::message::{MessageError, Status};
 use crate::ports::bridge::{Attempt, BridgeEvent, Link, LinkRequest, Receipts, SendRequest};
 use crate::ports::store::Awaiting;
+use crate::settings::ReceiptTimes;
 use crate::time::Time;
 
 use super::Timing;
@@ -204,12 +205,21 @@ impl Shared {
                     when += self.timing.receipt_gap;
                 }
             }
-            Behaviour::SlowAcknowledgement | Behaviour::LateReceipts => {
+            Behaviour::LateReceipts => {
                 for status in behaviour.receipts() {
                     mailbox.push_later(whatsapp_id, *status, from);
                 }
             }
-            _ => mailbox.push(whatsapp_id, behaviour.receipts()),
+            _ if from <= Instant::now() && self.timing.receipts == ReceiptTimes::default() => {
+                mailbox.push(whatsapp_id, behaviour.receipts());
+            }
+            _ => {
+                let ReceiptTimes { delivered, read } = self.timing.receipts;
+                for status in behaviour.receipts() {
+                    let after = if *status == Status::Read { read } else { delivered };
+                    mailbox.push_later(whatsapp_id, *status, from + after);
+                }
+            }
         }
     }
 

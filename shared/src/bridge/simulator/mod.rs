@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::ports::bridge::{Bridge, BridgeEvent, Link, LinkRequest};
 use crate::session::BridgeKind;
-use crate::settings::SimulatorSettings;
+use crate::settings::{ReceiptTimes, SimulatorSettings};
 
 use self::ledger::Ledger;
 use self::link::SimulatedLink;
@@ -39,6 +39,8 @@ struct Timing {
     slow_acknowledgement: Duration,
     /// How long a recipient can't be reached, counted from the first message.
     unreachable: Duration,
+    /// From an acknowledgement to its receipts.
+    receipts: ReceiptTimes,
     /// Between receipts that come one by one.
     receipt_gap: Duration,
     /// From a message's expiry to its late receipts.
@@ -46,9 +48,10 @@ struct Timing {
 }
 
 impl Timing {
-    const fn new(scan_after: Duration) -> Self {
+    const fn new(scan_after: Duration, receipts: ReceiptTimes) -> Self {
         Self {
             scan_after,
+            receipts,
             qr_life: Duration::from_secs(20),
             reconnect_after: Duration::from_millis(200),
             slow_acknowledgement: Duration::from_secs(2),
@@ -78,7 +81,10 @@ impl Simulator {
             ),
             None => None,
         };
-        Ok(Self { whatsapp: Arc::new(WhatsApp::new(ledger)), timing: Timing::new(settings.simulator_scan_after) })
+        Ok(Self {
+            whatsapp: Arc::new(WhatsApp::new(ledger)),
+            timing: Timing::new(settings.simulator_scan_after, settings.simulator_receipts),
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::message::{Content, MessageType, Status};
 use crate::ports::bridge::{Attempt, Bridge, BridgeEvent, Link, LinkRequest, SendRequest};
 use crate::ports::store::{Awaiting, Receipt};
 use crate::recipient::Recipient;
-use crate::settings::SimulatorSettings;
+use crate::settings::{ReceiptTimes, SimulatorSettings};
 use crate::time::Time;
 
 /// A ledger of its own, removed at the end.
@@ -27,11 +27,13 @@ impl LedgerFile {
 
     fn simulator(&self) -> Simulator {
         let mut simulator = Simulator::new(&SimulatorSettings {
+            simulator_receipts: ReceiptTimes::default(),
             simulator_scan_after: Duration::from_millis(100),
             simulator_ledger: Some(self.0.clone()),
         })
         .expect("the ledger can be made");
         simulator.timing = Timing {
+            receipts: ReceiptTimes::default(),
             scan_after: Duration::from_millis(100),
             qr_life: Duration::from_millis(40),
             reconnect_after: Duration::from_millis(100),
@@ -334,8 +336,11 @@ async fn a_ledger_line_says_what_was_received() {
 
 #[test]
 fn a_ledger_that_cannot_be_opened_is_told() {
-    let settings =
-        SimulatorSettings { simulator_scan_after: Duration::ZERO, simulator_ledger: Some("/nowhere/at/all".into()) };
+    let settings = SimulatorSettings {
+        simulator_scan_after: Duration::ZERO,
+        simulator_receipts: ReceiptTimes::default(),
+        simulator_ledger: Some("/nowhere/at/all".into()),
+    };
     let error = Simulator::new(&settings).err().expect("no such folder");
     assert!(error.contains("SANASR_SIMULATOR_LEDGER") && error.contains("/nowhere/at/all"), "{error}");
 }
@@ -366,4 +371,19 @@ mod conformance {
     }
 
     crate::bridge_suite!(LedgerFile::new());
+}
+
+#[tokio::test]
+async fn receipts_take_their_time() {
+    let ledger = LedgerFile::new();
+    let mut simulator = ledger.simulator();
+    let (delivered, read) = (Duration::from_millis(60), Duration::from_millis(180));
+    simulator.timing.receipts = ReceiptTimes { delivered, read };
+    let mut session = Session::open(&simulator, Vec::new()).await;
+    let start = std::time::Instant::now();
+    assert_eq!(session.send(&message("7777", 1)).await, Attempt::Sent);
+    assert_eq!(session.receipts(1).await[0].status, Status::Delivered);
+    assert!(start.elapsed() >= delivered);
+    assert_eq!(session.receipts(1).await[0].status, Status::Read);
+    assert!(start.elapsed() >= read);
 }

@@ -173,7 +173,7 @@ pub async fn the_backlog_is_counted(world: &dyn World) {
     assert!(age <= since && since - age < Duration::from_secs(20), "{age:?} of {since:?}");
     assert_eq!(world.store().await.backlog().await.expect("a read"), backlog, "as last counted, for every process");
     let queued =
-        async |rig: &Rig| store.session(rig.user, &rig.name).await.expect("a read").map(|session| session.queued);
+        async |rig: &Rig| store.session(rig.user, &rig.name).await.expect("a read").map(|session| session.waiting);
     assert_eq!((queued(&rig).await, queued(&second).await), (Some(6), Some(1)));
     assert_eq!((queued(&other).await, queued(&idle).await), (Some(1), Some(0)));
 

@@ -45,7 +45,7 @@ pub async fn queues_show_depth_age_and_owner(world: &dyn World) {
     let of = async |scope| store.list_queues(scope, None, 200).await.expect("a page").items;
     let mine = of(Scope::User(rig.user)).await;
     let queue = mine.iter().find(|queue| queue.session_id == rig.session).expect("the session's queue");
-    assert_eq!((queue.depth, queue.owner, queue.status), (4, Some(rig.worker), SessionStatus::Connected));
+    assert_eq!((queue.waiting, queue.worker_id, queue.status), (4, Some(rig.worker), SessionStatus::Connected));
     let age = queue.oldest_age_ms.expect("something waits");
     assert!((0..60_000).contains(&age), "{age} ms");
     assert!(of(Scope::All).await.iter().any(|queue| queue.session_id == rig.session));
@@ -57,7 +57,7 @@ pub async fn queues_show_depth_age_and_owner(world: &dyn World) {
     store.count_backlog().await.expect("a count");
     let mine = of(Scope::User(rig.user)).await;
     let queue = mine.iter().find(|queue| queue.session_id == rig.session).expect("the session's queue");
-    assert_eq!((queue.depth, queue.oldest_age_ms), (1, None), "a scheduled message isn't old");
+    assert_eq!((queue.waiting, queue.oldest_age_ms), (1, None), "a scheduled message isn't old");
 }
 
 /// What crashed too often, and what couldn't be read, is a dead letter; other failures aren't, nor is one that a receipt

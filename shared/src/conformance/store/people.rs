@@ -29,7 +29,7 @@ pub async fn a_user_comes_with_a_session(world: &dyn World) {
         (session.bridge, session.status, session.paused),
         (BridgeKind::Simulator, SessionStatus::Disconnected, false)
     );
-    assert_eq!((session.queued, session.pace), (0, Pace::default()));
+    assert_eq!((session.waiting, session.pace), (0, Pace::default()));
 }
 
 /// A name is given once, however many ask at the same time; who comes too late leaves no trace.

@@ -28,7 +28,7 @@ pub async fn a_session_name_is_given_once_per_user(world: &dyn World) {
     let mine = session(&handles[0], one, "shop").await.expect("the session is there");
     assert_ne!(mine.id, other.id);
     assert_eq!((mine.user_id, mine.name.as_str(), mine.bridge), (one, "shop", BridgeKind::Simulator));
-    assert_eq!((mine.status, mine.paused, mine.queued), (SessionStatus::Disconnected, false, 0));
+    assert_eq!((mine.status, mine.paused, mine.waiting), (SessionStatus::Disconnected, false, 0));
     assert_eq!((mine.blocked_reason, mine.phone_number, mine.qr_code), (None, None, None));
     assert_eq!((mine.connected_at, mine.last_active_at, mine.pace), (None, None, Pace::default()));
     assert_eq!(session(&handles[0], one, "none").await, None);

@@ -119,9 +119,9 @@ impl TryFrom<QueueRow> for SessionQueue {
             status: SessionStatus::from_code(row.status)
                 .ok_or_else(|| corrupt("sessions.status", row.id, row.status))?,
             paused: row.paused,
-            depth: row.queued,
+            waiting: row.queued,
             oldest_age_ms: row.oldest_age_ms,
-            owner: row.owner,
+            worker_id: row.owner,
         })
     }
 }

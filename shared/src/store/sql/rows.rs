@@ -181,7 +181,7 @@ impl TryFrom<SessionRow> for Session {
             qr_expires_at: row.qr_expires_at,
             connected_at: row.connected_at,
             last_active_at: row.last_active_at,
-            queued: row.queued,
+            waiting: row.queued,
             proxy: row.proxy_shown,
             created_at: row.created_at,
             updated_at: row.updated_at,
