@@ -2,7 +2,7 @@
 //! that is paired already.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use sanasr_shared::ids::WorkerId;
@@ -14,7 +14,7 @@ use sanasr_shared::settings::{AcceptSettings, AdminSettings};
 use sanasr_shared::user::{NewUser, RawApiKey, User, parse_username};
 
 /// The number that the first simulated session is paired with: from the range that is kept free for fiction.
-const SIMULATED_NUMBER: &str = "+15550100";
+const SIMULATED_NUMBER: &str = "+12025550100";
 
 /// Makes the first admin if no user exists; with its password if one had to be generated.
 async fn make_admin(
@@ -83,6 +83,7 @@ pub(crate) async fn everything(
     }
 
     let key = key.as_str();
+    let address = reachable(address);
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nThis is the first start. Made for you:\n")?;
     write_admin(&mut out, &user, password.as_deref())?;
@@ -95,6 +96,15 @@ pub(crate) async fn everything(
     writeln!(out, "curl -s 'http://{address}/api/v1/messages?limit=1' -H 'X-Api-Key: {key}'\n")?;
     out.flush()?;
     Ok(())
+}
+
+/// Where somebody on this machine reaches it.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    }
 }
 
 /// Writes a pairing into the new admin's `default` session, in the way of any worker.

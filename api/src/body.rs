@@ -70,7 +70,8 @@ impl FromRequest<App> for JsonBody {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let trail = trail::of(request.extensions())?;
-        let BatchBody { map, room, .. } = read(app, request, app.http.body_limit, object).await?;
+        let BatchBody { map, room, .. } =
+            read(app, request, Most::of(app.http.body_limit, "SANASR_BODY_LIMIT"), object).await?;
         if let Some(room) = room {
             trail.hold(room);
         }
@@ -82,7 +83,9 @@ impl FromRequest<App> for SmallBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        Ok(Self(read(app, request, SMALL_BYTES.min(app.http.body_limit), object).await?.map))
+        Ok(Self(
+            read(app, request, Most { bytes: SMALL_BYTES.min(app.http.body_limit), setting: None }, object).await?.map,
+        ))
     }
 }
 
@@ -90,7 +93,7 @@ impl FromRequest<App> for BatchBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        read(app, request, app.http.batch_body_limit, batch).await
+        read(app, request, Most::of(app.http.batch_body_limit, "SANASR_BATCH_BODY_LIMIT"), batch).await
     }
 }
 
@@ -102,6 +105,20 @@ impl FromRequest<App> for EmptyBody {
         let mut errors = FieldErrors::default();
         Fields::new(map, "", &mut errors).finish();
         if errors.is_empty() { Ok(Self) } else { Err(Problem::validation(errors)) }
+    }
+}
+
+/// How large a body may be.
+#[derive(Clone, Copy)]
+struct Most {
+    bytes: usize,
+    /// What the operator can change.
+    setting: Option<&'static str>,
+}
+
+impl Most {
+    const fn of(bytes: usize, setting: &'static str) -> Self {
+        Self { bytes, setting: Some(setting) }
     }
 }
 
@@ -117,14 +134,19 @@ fn batch(bytes: &[u8]) -> Result<Listed, Fault> {
 }
 
 /// Reads a body for as long as the credentials that it came with are good.
-async fn read(app: &App, request: Request, limit: usize, parse: Parse) -> Result<BatchBody, Problem> {
+async fn read(app: &App, request: Request, limit: Most, parse: Parse) -> Result<BatchBody, Problem> {
     match trail::of(request.extensions())?.asker() {
         Some(asker) => app.watch.hold(asker, arrive(app, request, limit, parse)).await,
         None => arrive(app, request, limit, parse).await,
     }
 }
 
-async fn arrive(app: &App, request: Request, limit: usize, parse: Parse) -> Result<BatchBody, Problem> {
+async fn arrive(
+    app: &App,
+    request: Request,
+    Most { bytes: limit, setting }: Most,
+    parse: Parse,
+) -> Result<BatchBody, Problem> {
     let (parts, body) = request.into_parts();
     let mut body = Paced::new(body);
     if body.is_end_stream() {
@@ -137,7 +159,7 @@ async fn arrive(app: &App, request: Request, limit: usize, parse: Parse) -> Resu
         if !parts.headers.contains_key(EXPECT) {
             linger(&mut body.into_inner()).await;
         }
-        return Err(Problem::payload_too_large(limit));
+        return Err(Problem::payload_too_large(limit as u64, setting));
     }
     let mut room = room_for(app, &*trail::of(&parts.extensions)?, announced.unwrap_or(limit)).await?;
     let collected = tokio::time::timeout(ARRIVAL, collect(&mut body, limit));
@@ -147,7 +169,7 @@ async fn arrive(app: &App, request: Request, limit: usize, parse: Parse) -> Resu
         Err(Unread::Broken) => return Err(Problem::malformed("The body broke off.")),
         Err(Unread::TooLarge) => {
             linger(&mut body.into_inner()).await;
-            return Err(Problem::payload_too_large(limit));
+            return Err(Problem::payload_too_large(limit as u64, setting));
         }
     };
     match &mut room {

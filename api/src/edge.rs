@@ -23,6 +23,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either, Map};
 use hyper::body::Body as _;
 use ipnet::IpNet;
+use sanasr_shared::nearest::nearest;
 use sanasr_shared::ports::journal::ApiLog;
 use sanasr_shared::time::Time;
 use tower::Service;
@@ -294,6 +295,33 @@ pub(crate) async fn refuse(app: Option<App>, request: Request, problem: Problem)
         Err(refused) if refused.code() == Code::RateLimited => refused,
         _ => problem,
     }
+}
+
+/// With what the API's paths go on.
+const GROUPS: [&str; 13] = [
+    "analytics",
+    "api-keys",
+    "audit",
+    "auth",
+    "dead-letters",
+    "events",
+    "media",
+    "messages",
+    "queues",
+    "sessions",
+    "usage",
+    "users",
+    "workers",
+];
+
+/// What to say of a path that is no endpoint, with the one that was meant perhaps.
+pub(crate) fn no_endpoint(path: &str) -> String {
+    let below = ["/api/v1/", "/api/", "/v1/", "/"].into_iter().find_map(|prefix| path.strip_prefix(prefix));
+    let (group, rest) = below.map_or(("", ""), |below| below.split_at(below.find('/').unwrap_or(below.len())));
+    let meant = nearest(group, GROUPS).map(|group| format!("/api/v1/{group}{rest}"));
+    let meant = meant.filter(|meant| meant != path && meant.len() <= PATH_MAX);
+    let said = "There is no such endpoint.";
+    meant.map_or_else(|| said.to_owned(), |meant| format!("{said} Did you mean {meant}?"))
 }
 
 /// Whether a path is the API's: what the API log is about.

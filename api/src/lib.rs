@@ -197,7 +197,8 @@ fn finish(routes: Router, app: Option<App>, edge: Edge, cors: Option<CorsLayer>)
     let (unknown, known) = (app.clone(), app.clone());
     let inner = routes
         .fallback(move |request: Request| {
-            edge::refuse(unknown.clone(), request, Problem::not_found("There is no such endpoint."))
+            let problem = Problem::not_found(edge::no_endpoint(request.uri().path()));
+            edge::refuse(unknown.clone(), request, problem)
         })
         .method_not_allowed_fallback(move |request: Request| {
             edge::refuse(known.clone(), request, Problem::method_not_allowed())

@@ -89,14 +89,14 @@ impl Multipart {
         let too_large = announced.is_some_and(|length| length > limit.saturating_add(BESIDES_BYTES_MAX));
         // With `Expect: 100-continue` the client won't send the body.
         if too_large && parts.headers.contains_key(EXPECT) {
-            return Err(Problem::payload_too_large(usize::try_from(limit).unwrap_or(usize::MAX)));
+            return Err(Problem::payload_too_large(limit, Some("SANASR_MEDIA_LIMIT")));
         }
         let asker = trail::of(&parts.extensions)?.asker();
         let asker = asker.ok_or_else(|| Problem::internal("an upload came before its credentials"))?;
         let place = while_here(app.uploads.take(asker.user, 1)).await;
         let place = place.ok_or_else(|| Problem::malformed("The body broke off."))??;
         let read = if too_large {
-            Err(Problem::payload_too_large(usize::try_from(limit).unwrap_or(usize::MAX)))
+            Err(Problem::payload_too_large(limit, Some("SANASR_MEDIA_LIMIT")))
         } else {
             read_parts(app, &mut body, boundary, limit).await
         };
@@ -193,7 +193,7 @@ fn unreadable(error: &multer::Error, limit: u64) -> Problem {
         _ => None,
     };
     match (broken, error) {
-        (Some(Broken::TooLarge), _) => Problem::payload_too_large(usize::try_from(limit).unwrap_or(usize::MAX)),
+        (Some(Broken::TooLarge), _) => Problem::payload_too_large(limit, Some("SANASR_MEDIA_LIMIT")),
         (Some(Broken::Headers), _) => Problem::malformed("A part's headers are too long, or its boundary never comes."),
         (Some(Broken::Cut(Cut::Off)), _) => Problem::malformed("The body broke off."),
         (Some(Broken::Cut(Cut::Slow)), _) => Problem::body_too_slow(),
@@ -238,7 +238,7 @@ impl Part<'_, '_> {
         let (mut head, mut hash) = (Vec::new(), Sha256::new());
         while let Some(chunk) = self.chunk().await? {
             if file.size() + chunk.len() as u64 > self.limit {
-                return Err(Problem::payload_too_large(usize::try_from(self.limit).unwrap_or(usize::MAX)));
+                return Err(Problem::payload_too_large(self.limit, Some("SANASR_MEDIA_LIMIT")));
             }
             head.extend_from_slice(&chunk[..chunk.len().min(HEAD_BYTES - head.len())]);
             hash.update(&chunk);

@@ -130,6 +130,17 @@ impl Code {
     }
 }
 
+/// A size for people: in MiB or KiB, where it is no odd number of bytes.
+fn size(bytes: u64) -> String {
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+    match bytes {
+        MIB.. if bytes.is_multiple_of(MIB) => format!("{} MiB", bytes / MIB),
+        KIB.. if bytes.is_multiple_of(KIB) => format!("{} KiB", bytes / KIB),
+        _ => format!("{bytes} bytes"),
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct UsedUp {
     limit: i64,
@@ -255,7 +266,7 @@ impl Problem {
         Self::new(Code::Forbidden, detail)
     }
 
-    pub(crate) fn not_found(detail: &'static str) -> Self {
+    pub(crate) fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::NotFound, detail)
     }
 
@@ -283,8 +294,10 @@ impl Problem {
         Self::new(Code::Conflict, detail)
     }
 
-    pub(crate) fn payload_too_large(limit: usize) -> Self {
-        Self::new(Code::PayloadTooLarge, format!("The body is larger than {limit} bytes."))
+    /// `setting` is what the operator can change, if there is something.
+    pub(crate) fn payload_too_large(limit: u64, setting: Option<&'static str>) -> Self {
+        let advice = setting.map(|setting| format!(" The operator can change that by {setting}.")).unwrap_or_default();
+        Self::new(Code::PayloadTooLarge, format!("The body is larger than {}.{advice}", size(limit)))
     }
 
     /// The body came more slowly than a body may.
@@ -359,8 +372,9 @@ impl Problem {
         let mut problem = Self::new(
             Code::QuotaExceeded,
             format!(
-                "The user's files may have {limit} bytes together, and with this one they would have more. Remove one with \
-                DELETE /media/{{id}}, or wait until one has gone."
+                "The user's files may have {} together (SANASR_MEDIA_USER_LIMIT), and with this one they would have more. Remove one with \
+                DELETE /media/{{id}}, or wait until one has gone.",
+                size(limit)
             ),
         );
         problem.0.retry_after_s = Some(FILES_RETRY_S);
@@ -371,6 +385,18 @@ impl Problem {
     pub(crate) fn rate_limited(wait: Duration) -> Self {
         let seconds = wait.as_secs() + 1;
         let mut problem = Self::new(Code::RateLimited, format!("Too many requests. Try again in {seconds} s."));
+        problem.0.retry_after_s = Some(seconds);
+        problem
+    }
+
+    /// Too many wrong passwords; another may be tried after `wait`.
+    pub(crate) fn too_many_attempts(wait: Duration) -> Self {
+        let seconds = wait.as_secs() + 1;
+        let detail = format!(
+            "Too many wrong passwords for this name, or from this address. Try again in {seconds} s. An admin can set a new \
+             password; on the server, `sanasr user reset-password` does."
+        );
+        let mut problem = Self::new(Code::RateLimited, detail);
         problem.0.retry_after_s = Some(seconds);
         problem
     }
@@ -595,6 +621,12 @@ mod tests {
             "{detail}"
         );
         assert_eq!((&document["limit"], &document["used"]), (&json!(10), &json!(3)));
+    }
+
+    #[test]
+    fn sizes_are_written_for_people() {
+        let written = [16 << 20, 16 << 10, 1_500, 1 << 10, 5 << 30].map(size);
+        assert_eq!(written, ["16 MiB", "16 KiB", "1500 bytes", "1 KiB", "5120 MiB"]);
     }
 
     #[test]

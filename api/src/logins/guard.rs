@@ -50,7 +50,7 @@ pub(crate) async fn attempt(app: &App, trail: &Trail, username: &str, action: Ac
         }
         Attempt::Wait(wait) => {
             app.audit.add(AuditEntry::now(trail.actor(), action, None).with("reason", "too_many_attempts"));
-            Err(Problem::rate_limited(wait))
+            Err(Problem::too_many_attempts(wait))
         }
     }
 }
@@ -104,7 +104,7 @@ impl Counted {
     /// It was wrong: `problem`, or from the sixth time on how long to wait.
     pub(crate) fn wrong(&self, problem: Problem) -> Problem {
         self.audit.add(self.refused.clone());
-        self.reserved.penalty.map_or(problem, Problem::rate_limited)
+        self.reserved.penalty.map_or(problem, Problem::too_many_attempts)
     }
 
     /// It was right, and doesn't count. The address is known from now on.

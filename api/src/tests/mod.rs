@@ -183,6 +183,18 @@ async fn what_was_meant_is_named() {
         (&taken.body["errors"][0]["field"], &taken.body["errors"][0]["code"]),
         (&json!("name"), &json!("taken"))
     );
+    for (path, meant) in [
+        ("/api/messages", "/api/v1/messages"),
+        ("/messages/batch", "/api/v1/messages/batch"),
+        ("/api/v1/mesages?limit=1", "/api/v1/messages"),
+        ("/v1/session/default", "/api/v1/sessions/default"),
+    ] {
+        let lost = api.get(path).await;
+        let said = format!("Did you mean {meant}?");
+        assert_eq!(lost.status, StatusCode::NOT_FOUND);
+        assert!(lost.body["detail"].as_str().is_some_and(|detail| detail.ends_with(&said)), "{}", lost.body);
+    }
+    assert!(!api.get("/api/v1/messages/no/such").await.body["detail"].to_string().contains("mean"));
     let refused = api.send(Method::DELETE, MESSAGES, None, &[]).await;
     assert!(refused.body["detail"].as_str().is_some_and(|said| said.contains("GET, HEAD, POST")), "{}", refused.body);
 }
@@ -518,8 +530,9 @@ async fn sessions_are_made_commanded_changed_and_deleted() {
     assert_eq!(api.post(path, json!({"name": "status", "bridge": "pigeon"})).await.fields(), ["name", "bridge"]);
     for (command, status, key, value) in [
         ("connect", 202, "status", json!("connecting")),
-        ("disconnect", 200, "status", json!("disconnected")),
-        ("logout", 200, "status", json!("logged_out")),
+        ("disconnect", 202, "status", json!("disconnected")),
+        ("unlink", 202, "status", json!("logged_out")),
+        ("logout", 202, "status", json!("logged_out")),
         ("pause", 200, "paused", json!(true)),
         ("resume", 200, "paused", json!(false)),
     ] {
@@ -538,7 +551,7 @@ async fn sessions_are_made_commanded_changed_and_deleted() {
     assert_eq!(api.send(Method::DELETE, &format!("{path}/default"), None, &[]).await.code(), "conflict");
     assert_eq!(api.send(Method::POST, &format!("{path}/init"), None, &[]).await.status, StatusCode::ACCEPTED);
     assert_eq!(api.get(&format!("{path}/status")).await.body["data"]["status"], "connecting");
-    assert_eq!(api.post(&format!("{path}/disconnect"), json!({})).await.status, StatusCode::OK);
+    assert_eq!(api.post(&format!("{path}/disconnect"), json!({})).await.status, StatusCode::ACCEPTED);
     assert_eq!(api.post(&format!("{path}/disconnect"), json!({"x": 1})).await.fields(), ["x"]);
     let mut free = 0;
     while let Ok(signal) = heard.try_recv() {
