@@ -219,3 +219,18 @@ fn explain(error: &clap::Error) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "sanasr: {}", line.join(" ").trim_start_matches("error: "));
     ExitCode::from(EXIT_USAGE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_admin_is_made_under_the_older_names_too() {
+        let create = ["create", "--username", "ops", "--password-stdin"];
+        for (command, flag) in [("user", "--admin"), ("admin", "--staff")] {
+            let line = ["sanasr", command].into_iter().chain(create).chain([flag]);
+            let cli = Cli::try_parse_from(line).expect(command);
+            assert!(matches!(cli.command, Some(Command::User(users::UserCommand::Create(args))) if args.admin));
+        }
+    }
+}

@@ -34,7 +34,7 @@ pub(crate) struct CreateArgs {
 
     /// May use the admin endpoints, and has no limit of messages a day unless one is given
     #[arg(long, alias = "staff")]
-    admin: bool,
+    pub(crate) admin: bool,
 
     /// Make an API key, too, and print it
     #[arg(long)]
