@@ -14,8 +14,9 @@ const TESTS: &str = "SANASR_TEST_";
 
 /// Warns of each variable that is no setting.
 pub(crate) fn warn_of_unknown() {
+    let settings = settings();
     for (name, _) in std::env::vars_os() {
-        if let Some(said) = name.to_str().and_then(|name| unknown(name, &settings())) {
+        if let Some(said) = name.to_str().and_then(|name| unknown(name, &settings)) {
             tracing::warn!("{said}");
         }
     }

@@ -71,7 +71,7 @@ impl FromRequest<App> for JsonBody {
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let trail = trail::of(request.extensions())?;
         let BatchBody { map, room, .. } =
-            read(app, request, Most::of(app.http.body_limit, "SANASR_BODY_LIMIT"), object).await?;
+            read(app, request, BodyLimit::of(app.http.body_limit, "SANASR_BODY_LIMIT"), object).await?;
         if let Some(room) = room {
             trail.hold(room);
         }
@@ -84,7 +84,9 @@ impl FromRequest<App> for SmallBody {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         Ok(Self(
-            read(app, request, Most { bytes: SMALL_BYTES.min(app.http.body_limit), setting: None }, object).await?.map,
+            read(app, request, BodyLimit { bytes: SMALL_BYTES.min(app.http.body_limit), setting: None }, object)
+                .await?
+                .map,
         ))
     }
 }
@@ -93,7 +95,7 @@ impl FromRequest<App> for BatchBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        read(app, request, Most::of(app.http.batch_body_limit, "SANASR_BATCH_BODY_LIMIT"), batch).await
+        read(app, request, BodyLimit::of(app.http.batch_body_limit, "SANASR_BATCH_BODY_LIMIT"), batch).await
     }
 }
 
@@ -110,13 +112,13 @@ impl FromRequest<App> for EmptyBody {
 
 /// How large a body may be.
 #[derive(Clone, Copy)]
-struct Most {
+struct BodyLimit {
     bytes: usize,
     /// What the operator can change.
     setting: Option<&'static str>,
 }
 
-impl Most {
+impl BodyLimit {
     const fn of(bytes: usize, setting: &'static str) -> Self {
         Self { bytes, setting: Some(setting) }
     }
@@ -134,7 +136,7 @@ fn batch(bytes: &[u8]) -> Result<Listed, Fault> {
 }
 
 /// Reads a body for as long as the credentials that it came with are good.
-async fn read(app: &App, request: Request, limit: Most, parse: Parse) -> Result<BatchBody, Problem> {
+async fn read(app: &App, request: Request, limit: BodyLimit, parse: Parse) -> Result<BatchBody, Problem> {
     match trail::of(request.extensions())?.asker() {
         Some(asker) => app.watch.hold(asker, arrive(app, request, limit, parse)).await,
         None => arrive(app, request, limit, parse).await,
@@ -144,7 +146,7 @@ async fn read(app: &App, request: Request, limit: Most, parse: Parse) -> Result<
 async fn arrive(
     app: &App,
     request: Request,
-    Most { bytes: limit, setting }: Most,
+    BodyLimit { bytes: limit, setting }: BodyLimit,
     parse: Parse,
 ) -> Result<BatchBody, Problem> {
     let (parts, body) = request.into_parts();
@@ -250,7 +252,7 @@ async fn collect(body: &mut Paced, limit: usize) -> Result<Bytes, Unread> {
         if first.len() + all.len() + data.len() > limit {
             return Err(Unread::TooLarge);
         }
-        // Most bodies are one frame, which needs no copy.
+        // BodyLimit bodies are one frame, which needs no copy.
         if first.is_empty() && all.is_empty() {
             first = data;
         } else {

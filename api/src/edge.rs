@@ -297,8 +297,8 @@ pub(crate) async fn refuse(app: Option<App>, request: Request, problem: Problem)
     }
 }
 
-/// With what the API's paths go on.
-const GROUPS: [&str; 13] = [
+/// What follows `/api/v1/` in a path; a test compares it with the routes.
+pub(crate) const GROUPS: [&str; 13] = [
     "analytics",
     "api-keys",
     "audit",

@@ -164,15 +164,14 @@ impl<'e> Fields<'e> {
         }
     }
 
+    /// A value that could be read, or a note of what is wrong with it.
+    fn kept<T>(&mut self, name: &str, read: Result<T, (&'static str, String)>) -> Option<T> {
+        read.map_err(|(code, detail)| self.fail(name, code, detail)).ok()
+    }
+
     pub(crate) fn text(&mut self, name: &'static str, rule: TextRule) -> Option<String> {
         let text = self.string(name)?;
-        match rule.check(&text) {
-            Ok(()) => Some(text),
-            Err((code, detail)) => {
-                self.fail(name, code, detail);
-                None
-            }
-        }
+        self.kept(name, rule.check(&text).map(|()| text))
     }
 
     /// A text that `parse` makes something of, or says why not.
@@ -183,13 +182,7 @@ impl<'e> Fields<'e> {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
         let text = self.string(name)?;
-        match parse(&text) {
-            Ok(value) => Some(value),
-            Err(detail) => {
-                self.fail(name, code, detail);
-                None
-            }
-        }
+        self.kept(name, parse(&text).map_err(|detail| (code, detail)))
     }
 
     /// One of the known words.

@@ -173,6 +173,11 @@ impl Problem {
         Self(Box::new(Inner { code, detail, errors: Vec::new(), quota: None, retry_after_s, data: None, cause: None }))
     }
 
+    fn retry_after(mut self, seconds: u64) -> Self {
+        self.0.retry_after_s = Some(seconds);
+        self
+    }
+
     fn caused_by(mut self, cause: impl Into<String>) -> Self {
         self.0.cause = Some(cause.into());
         self
@@ -369,24 +374,21 @@ impl Problem {
 
     /// A user's files take as much as they may together.
     fn files_full(limit: u64) -> Self {
-        let mut problem = Self::new(
+        Self::new(
             Code::QuotaExceeded,
             format!(
                 "The user's files may have {} together (SANASR_MEDIA_USER_LIMIT), and with this one they would have more. Remove one with \
                 DELETE /media/{{id}}, or wait until one has gone.",
                 size(limit)
             ),
-        );
-        problem.0.retry_after_s = Some(FILES_RETRY_S);
-        problem
+        )
+        .retry_after(FILES_RETRY_S)
     }
 
     /// Too much was asked; it may be asked again after `wait`.
     pub(crate) fn rate_limited(wait: Duration) -> Self {
         let seconds = wait.as_secs() + 1;
-        let mut problem = Self::new(Code::RateLimited, format!("Too many requests. Try again in {seconds} s."));
-        problem.0.retry_after_s = Some(seconds);
-        problem
+        Self::new(Code::RateLimited, format!("Too many requests. Try again in {seconds} s.")).retry_after(seconds)
     }
 
     /// Too many wrong passwords; another may be tried after `wait`.
@@ -396,16 +398,12 @@ impl Problem {
             "Too many wrong passwords for this name, or from this address. Try again in {seconds} s. An admin can set a new \
              password; on the server, `sanasr user reset-password` does."
         );
-        let mut problem = Self::new(Code::RateLimited, detail);
-        problem.0.retry_after_s = Some(seconds);
-        problem
+        Self::new(Code::RateLimited, detail).retry_after(seconds)
     }
 
     /// As many are open as may be: it may be asked again when one has gone.
     pub(crate) fn at_limit(detail: impl Into<Cow<'static, str>>) -> Self {
-        let mut problem = Self::new(Code::RateLimited, detail);
-        problem.0.retry_after_s = Some(AT_LIMIT_RETRY_S);
-        problem
+        Self::new(Code::RateLimited, detail).retry_after(AT_LIMIT_RETRY_S)
     }
 
     pub(crate) fn overloaded(detail: &'static str) -> Self {

@@ -73,6 +73,11 @@ impl Query {
         Some(value)
     }
 
+    /// A value that could be read, or a note of what is wrong with it.
+    fn kept<T>(&mut self, name: &str, read: Result<T, (&'static str, String)>) -> Option<T> {
+        read.map_err(|(code, detail)| self.fail(name, code, detail)).ok()
+    }
+
     /// A parameter that `parse` makes something of, or says why not.
     pub(crate) fn parsed<T>(
         &mut self,
@@ -81,13 +86,7 @@ impl Query {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
         let text = self.take(name)?;
-        match parse(&text) {
-            Ok(value) => Some(value),
-            Err(detail) => {
-                self.fail(name, code, detail);
-                None
-            }
-        }
+        self.kept(name, parse(&text).map_err(|detail| (code, detail)))
     }
 
     /// A whole number within bounds.
@@ -102,27 +101,18 @@ impl Query {
 
     /// `user_id` as a filter of an admins' list: whose rows it shows.
     pub(crate) fn user_filter(&mut self) -> Scope {
-        let user = self.user(USER_ID);
-        user.map_or(Scope::All, Scope::User)
+        self.user(USER_ID).map_or(Scope::All, Scope::User)
     }
 
     /// A user's id.
     pub(crate) fn user(&mut self, name: &'static str) -> Option<UserId> {
-        self.parsed(name, "invalid_id", |text| {
-            text.parse().ok().filter(|id| *id > 0).map(UserId).ok_or_else(|| "Must be a user's id.".to_owned())
-        })
+        self.parsed(name, "invalid_id", |text| user_id(text).ok_or_else(|| "Must be a user's id.".to_owned()))
     }
 
     /// A text.
     pub(crate) fn text(&mut self, name: &'static str, rule: TextRule) -> Option<String> {
         let text = self.take(name)?;
-        match rule.check(&text) {
-            Ok(()) => Some(text),
-            Err((code, detail)) => {
-                self.fail(name, code, detail);
-                None
-            }
-        }
+        self.kept(name, rule.check(&text).map(|()| text))
     }
 
     /// One of the known words.
@@ -182,12 +172,17 @@ impl Query {
         if self.errors.is_empty() {
             return Ok(());
         }
-        // A cursor isn't written by anybody: nothing in it can be mended.
+        // A cursor can't be mended by hand.
         if self.errors.any(INVALID_CURSOR) {
             return Err(Problem::malformed_fields(self.errors));
         }
         Err(Problem::validation(self.errors))
     }
+}
+
+/// A user's id, as a text.
+pub(crate) fn user_id(text: &str) -> Option<UserId> {
+    text.parse().ok().filter(|id| *id > 0).map(UserId)
 }
 
 /// A time, or a date, with whose UTC day it begins; a `+` before its zone that came unescaped has become a space.

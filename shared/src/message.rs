@@ -247,9 +247,8 @@ pub struct Contact {
     #[schema(nullable = false)]
     pub name: Option<String>,
     /// The phone number in E.164 form, with `name`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, alias = "phone", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    #[serde(alias = "phone")]
     pub phone_number: Option<String>,
     /// A vCard's text.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -25,7 +25,7 @@ use sanasr_shared::user::RawApiKey;
 
 use crate::limits::Account;
 use crate::problem::Problem;
-use crate::query::{Query, USER_ID, UserIdIsTaken};
+use crate::query::{Query, USER_ID, UserIdIsTaken, user_id};
 use crate::state::App;
 use crate::trail::{self, Trail};
 
@@ -177,8 +177,7 @@ fn chosen_scope(text: &str) -> Result<Scope, Problem> {
     if text == "all" {
         return Ok(Scope::All);
     }
-    let user = text.parse().ok().filter(|id| *id > 0).map(|id| Scope::User(UserId(id)));
-    user.ok_or_else(|| Problem::field(USER_ID, "invalid_id", "Must be a user's id, or all."))
+    user_id(text).map(Scope::User).ok_or_else(|| Problem::field(USER_ID, "invalid_id", "Must be a user's id, or all."))
 }
 
 /// Credentials as they are presented.

@@ -104,17 +104,15 @@ where
 /// status.
 fn message_then(now: &Message, status: Status, at: Time) -> Message {
     let reached = |step: Status| matches!(status, Status::Sent | Status::Delivered | Status::Read) && status >= step;
-    let same = status == now.status;
-    Message {
+    let then = Message {
         status,
         updated_at: at,
         sent_at: now.sent_at.filter(|_| reached(Status::Sent)),
         delivered_at: now.delivered_at.filter(|_| reached(Status::Delivered)),
         read_at: now.read_at.filter(|_| reached(Status::Read)),
-        error: now.error.clone().filter(|_| same),
-        blocked_by: now.blocked_by.filter(|_| same),
         ..now.clone()
-    }
+    };
+    if status == now.status { then } else { Message { error: None, blocked_by: None, ..then } }
 }
 
 /// A session as an event left it.

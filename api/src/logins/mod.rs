@@ -55,7 +55,7 @@ impl FromRequestParts<App> for Stranger {
 /// The tokens of a login.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TokenPair {
-    /// Send it as `Authorization: Bearer <access>`.
+    /// Send it as `Authorization: Bearer <access_token>`.
     access_token: String,
     /// Exchange it for the next pair before the login ends. It is good for one use: used again, it ends the login.
     refresh_token: String,

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use sanasr_shared::ids::{MessageId, UserId};
 use sanasr_shared::message::{BlockedBy, Message, Status};
+use sanasr_shared::nearest::did_you_mean;
 use sanasr_shared::ports::audit::Actor;
 use sanasr_shared::ports::store::{AcceptOutcome, AcceptRequest, IdempotencyKey, Scope, StoreError};
 use sanasr_shared::time::Time;
@@ -131,7 +132,7 @@ async fn try_send_one(
     }
 }
 
-/// By what the messages of a request that has just come are read.
+/// What the reading of a request's messages depends on, for a request that has just come.
 pub(crate) fn rules(app: &App) -> Rules {
     Rules { now: Time::now(), bare_numbers: app.accept.bare_numbers }
 }
@@ -205,7 +206,7 @@ pub(crate) async fn prepare(
         }
     }
     files::find_named(app, caller.user()?, &mut drafts).await?;
-    let mut sessions = HashMap::new();
+    let (mut sessions, mut names) = (HashMap::new(), None);
     let mut prepared = Vec::with_capacity(drafts.len());
     for mut draft in drafts {
         let mut known = None;
@@ -219,8 +220,13 @@ pub(crate) async fn prepare(
                 }
             };
             if known.is_none() {
-                let said = resolve::unknown(app, caller.user()?, name).await?;
-                draft.fail("session", "unknown_session", &said);
+                // Read once, however many items are wrong.
+                let names = match &names {
+                    Some(names) => names,
+                    None => names.insert(resolve::names(app, caller.user()?).await?),
+                };
+                let meant = did_you_mean(name, names.iter().map(String::as_str));
+                draft.fail("session", "unknown_session", &format!("{NO_SESSION}{meant}"));
             }
         }
         let position = draft.position;
@@ -228,6 +234,8 @@ pub(crate) async fn prepare(
     }
     Ok(prepared)
 }
+
+const NO_SESSION: &str = "There is no such session.";
 
 /// Has messages accepted, with the files that came with them.
 pub(crate) async fn accept(
@@ -296,7 +304,7 @@ async fn accept_all(
 }
 
 fn session_gone(item: &Prepared) -> Problem {
-    Problem::field(format!("{}session", item.prefix), "unknown_session", resolve::NO_SESSION)
+    Problem::field(format!("{}session", item.prefix), "unknown_session", NO_SESSION)
 }
 
 /// One call to the store: what became of the items, and those whose session is gone.

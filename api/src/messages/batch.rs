@@ -160,7 +160,8 @@ async fn render(
         .collect();
     if !items.iter().any(|item| matches!(item, Item::Message(_))) {
         let items = serde_json::to_value(&items).map_err(|error| Problem::internal(error.to_string()))?;
-        return Err(Problem::none_accepted(count, items));
+        // Each item has been counted as refused.
+        return Ok(Problem::none_accepted(count, items).into_response());
     }
     let mut response = Data::accepted(items).into_response();
     if !replayed.is_empty() {

@@ -108,12 +108,12 @@ pub(crate) fn read(body: Map<String, Value>, bare_numbers: BareNumbers) -> Resul
         to: fields.parsed(to, "invalid_phone_number", |text| Recipient::read(text, bare_numbers)),
         reference: fields.text("reference", REFERENCE),
     };
-    let all = fields.flag("all");
-    match all {
-        Some(true) if filtered => fields.fail("all", "not_allowed", "Goes alone: leave it out, or the other fields."),
-        Some(true) => {}
-        _ if filtered => {}
-        _ => fields.fail("all", "required", "Give session, to or reference, or {\"all\": true} for all that waits."),
+    match (fields.flag("all") == Some(true), filtered) {
+        (true, true) => fields.fail("all", "not_allowed", "Goes alone: leave it out, or the other fields."),
+        (true, false) | (false, true) => {}
+        (false, false) => {
+            fields.fail("all", "required", "Give session, to or reference, or {\"all\": true} for all that waits.")
+        }
     }
     fields.finish();
     if errors.is_empty() { Ok(filter) } else { Err(Problem::validation(errors)) }

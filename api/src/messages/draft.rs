@@ -51,7 +51,7 @@ pub(crate) enum Form {
     Upload,
 }
 
-/// By what a message is read.
+/// What the reading of a message depends on, besides its text.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
     /// When it came.

@@ -109,6 +109,13 @@ fn every_route_is_documented_and_nothing_else() {
 }
 
 #[test]
+fn the_groups_of_paths_are_those_of_the_routes() {
+    let declared = declared();
+    let groups = declared.iter().filter_map(|(path, _)| path.strip_prefix("/api/v1/")?.split('/').next());
+    assert_eq!(groups.collect::<BTreeSet<_>>(), BTreeSet::from(crate::edge::GROUPS));
+}
+
+#[test]
 fn only_what_is_needed_has_an_example_to_try_out() {
     for (path, method, operation) in documented(&json_document()) {
         for parameter in operation["parameters"].as_array().into_iter().flatten() {

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sanasr_shared::ids::{SessionId, UserId};
 use sanasr_shared::message::BlockedBy;
-use sanasr_shared::nearest::did_you_mean;
 use sanasr_shared::ports::store::{Scope, StoreError};
 use sanasr_shared::session::{BridgeKind, Session, SessionStatus, check_name};
 
@@ -27,7 +26,7 @@ pub(crate) struct KnownSession {
 /// What is known of sessions, by user and name.
 pub(crate) struct KnownSessions {
     known: Arc<Remembered<(UserId, String), Option<KnownSession>>>,
-    /// Those of which the log tells that messages wait for them.
+    /// Sessions of which the log has said that their messages wait.
     told: Mutex<HashSet<SessionId>>,
 }
 
@@ -84,14 +83,13 @@ pub(crate) async fn session(app: &App, user: UserId, name: &str) -> Result<Optio
     app.sessions.known.get((user, name.to_owned()), Option::is_some, read).await
 }
 
-pub(crate) const NO_SESSION: &str = "There is no such session.";
 /// Sessions among which the one that was meant is looked for.
 const MEANT_AMONG: u32 = 100;
 
-/// What to say of a session's name that is none, with the one that was meant perhaps.
-pub(crate) async fn unknown(app: &App, user: UserId, name: &str) -> Result<String, StoreError> {
+/// The names of a user's newest sessions, one of which somebody may have meant.
+pub(crate) async fn names(app: &App, user: UserId) -> Result<Vec<String>, StoreError> {
     let known = app.store.list_sessions(Scope::User(user), None, MEANT_AMONG).await?;
-    Ok(format!("{NO_SESSION}{}", did_you_mean(name, known.items.iter().map(|session| session.name.as_str()))))
+    Ok(known.items.into_iter().map(|session| session.name).collect())
 }
 
 /// Forgets what a name means: it was found to be wrong.
